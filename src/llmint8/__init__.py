@@ -1,0 +1,41 @@
+"""LLM.int8() inference for PyTorch models: int8 weights and activations, outliers kept at 16 bits.
+
+One line converts a model in memory, `quantize_model(model)`, or while transformers loads it,
+`from_pretrained(path, quantization_config=Int8Config())`.
+"""
+
+from importlib.metadata import version
+
+from llmint8 import backends
+from llmint8.config import Int8Config
+from llmint8.convert import ConversionReport, dequantize_model, quantize_model
+from llmint8.errors import (
+    BackendError,
+    CheckpointError,
+    ConfigError,
+    InputError,
+    LLMInt8Error,
+    QuantizationError,
+)
+from llmint8.integrations import transformers_hook
+from llmint8.nn import Int8Linear
+
+__version__ = version("llmint8")
+
+__all__ = [
+    "BackendError",
+    "CheckpointError",
+    "ConfigError",
+    "ConversionReport",
+    "InputError",
+    "Int8Config",
+    "Int8Linear",
+    "LLMInt8Error",
+    "QuantizationError",
+    "__version__",
+    "dequantize_model",
+    "quantize_model",
+]
+
+backends.register()
+transformers_hook.install()

@@ -1,0 +1,151 @@
+"""Checkpoints on disk: what their safetensors headers promise, checked before a byte of weight is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from llmint8.errors import CheckpointError
+
+_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F16": 2, "BF16": 2, "F32": 4, "I32": 4, "F64": 8, "I64": 8}
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One tensor of a checkpoint: safetensors' dtype tag, shape, bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return math.prod(self.shape) * _BYTES.get(self.dtype, 1)
+
+
+@dataclass(frozen=True)
+class CheckpointSummary:
+    """What a checkpoint folder holds: its quantisation config, the int8 layers, all tensors."""
+
+    path: Path
+    quantization: dict[str, Any] | None
+    tensors: dict[str, TensorHeader]
+
+    @property
+    def int8_layers(self) -> dict[str, TensorHeader]:
+        """Name of each int8 layer and its weight."""
+        weights = ((n.removesuffix(".weight"), t) for n, t in self.tensors.items() if is_int8_weight(n, t))
+        return dict(weights)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+
+def is_int8_weight(name: str, tensor: TensorHeader) -> bool:
+    """Whether a tensor is the codes of an int8 linear layer."""
+    return name.endswith(".weight") and tensor.dtype == "I8" and len(tensor.shape) == 2
+
+
+def read_headers(files: Iterable[str | Path]) -> dict[str, TensorHeader]:
+    """Names, dtypes and shapes of all tensors in safetensors files.
+
+    Raises CheckpointError for a file that is missing, torn or no safetensors.
+    """
+    tensors: dict[str, TensorHeader] = {}
+    for file in files:
+        try:
+            with safe_open(str(file), framework="pt") as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a dict
+                    view = handle.get_slice(name)
+                    tensors[name] = TensorHeader(view.get_dtype(), tuple(view.get_shape()))
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{file} is missing, though the checkpoint names it; fetch it again"
+            ) from error
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file} is torn or not a safetensors file ({error}); fetch or convert it again"
+            ) from error
+    return tensors
+
+
+def check_layout(files: Iterable[str | Path]) -> None:
+    """Check that every int8 weight in safetensors files has its scales; other files are not looked at.
+
+    Raises CheckpointError naming the first tensor that is missing or does not fit.
+    """
+    check_tensors(read_headers(f for f in files if str(f).endswith(".safetensors")))
+
+
+def check_tensors(tensors: dict[str, TensorHeader]) -> None:
+    """Raise CheckpointError unless every int8 weight `[N, K]` has `SCB` float32 `[N]`."""
+    for name, tensor in tensors.items():
+        if not is_int8_weight(name, tensor):
+            continue
+        layer = name.removesuffix(".weight")
+        scb = tensors.get(layer + ".SCB")
+        if scb is None:
+            raise CheckpointError(f"{layer}.SCB is missing: the scales of {name}; convert the model again")
+        if scb.dtype != "F32" or scb.shape != tensor.shape[:1]:
+            raise CheckpointError(
+                f"{layer}.SCB is {scb.dtype} {list(scb.shape)}, but {name} {list(tensor.shape)} "
+                f"needs F32 [{tensor.shape[0]}]; convert the model again"
+            )
+
+
+def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
+    """Read the headers of a checkpoint: a folder that transformers wrote, or one safetensors file.
+
+    Raises CheckpointError if there is nothing to read, a shard is missing, or an int8 layer lacks its scales.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; give a checkpoint folder or a .safetensors file")
+    files = shard_files(path) if path.is_dir() else [path]
+    tensors = read_headers(files)
+    check_tensors(tensors)
+    return CheckpointSummary(path, read_quantization(path), tensors)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, all inside it."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError(f"{folder} holds no .safetensors file; is it a model folder?")
+        return files
+    names = set(_read_json(index).get("weight_map", {}).values())
+    for name in names:
+        if Path(name).name != name:
+            raise CheckpointError(
+                f"{index} names {name!r}, which leaves the folder; the index is not to be trusted"
+            )
+    return [folder / name for name in sorted(names)]
+
+
+def read_quantization(path: Path) -> dict[str, Any] | None:
+    """The `quantization_config` of a checkpoint's config.json, or None."""
+    file = path / "config.json"
+    if not path.is_dir() or not file.exists():
+        return None
+    found: dict[str, Any] | None = _read_json(file).get("quantization_config")
+    return found
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} does not hold a JSON object; fetch it again")
+    return content

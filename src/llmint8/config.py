@@ -1,0 +1,100 @@
+"""The one configuration object: frozen, JSON in and out, free of torch and transformers.
+
+It has the methods that transformers calls on a quantization config, so an `Int8Config` can be handed to
+`from_pretrained(..., quantization_config=...)` as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llmint8.errors import ConfigError
+from llmint8.numerics import AUTO, AUTO_CODE, DEFAULT_THRESHOLD
+
+Threshold = float | Literal["auto"]
+
+
+def check_threshold(value: object) -> Threshold:
+    """Return `value` as a threshold: 0 (no outliers), t > 0 (|x| >= t is an outlier) or "auto".
+
+    Raises ConfigError for anything else.
+    """
+    if value == AUTO:
+        return "auto"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f'threshold must be a number >= 0 or "auto", got {value!r}')
+    if not math.isfinite(value) or value < 0:
+        raise ConfigError(
+            f'threshold must be finite and >= 0 (0 keeps no outliers, 6.0 is the paper\'s) or "auto", got {value!r}'
+        )
+    return float(value)
+
+
+def threshold_code(threshold: Threshold) -> float:
+    """The threshold as operators take it, one float: "auto" is -1."""
+    return AUTO_CODE if isinstance(threshold, str) else threshold
+
+
+@dataclass(frozen=True)
+class Int8Config:
+    """How a model is converted to int8.
+
+    threshold: 0 (no outliers), a magnitude from which an activation counts as an outlier and is kept at
+        16 bits (6.0, the paper's rule), or "auto" (eight times the mean magnitude of the row).
+    skip_modules: names of modules that stay as they are, besides the output head: a full name, the name of
+        a parent ("model.layers.0"), or the last parts of a name ("down_proj").
+
+    Raises ConfigError for a value outside its range.
+    """
+
+    threshold: Threshold = DEFAULT_THRESHOLD
+    skip_modules: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        skip = self.skip_modules
+        if skip is None:
+            return
+        if isinstance(skip, str) or not all(isinstance(name, str) and name for name in skip):
+            raise ConfigError(f"skip_modules must be a list of module names, got {skip!r}")
+        object.__setattr__(self, "skip_modules", tuple(skip))
+
+    @property
+    def quant_method(self) -> str:
+        """The name under which transformers finds the quantizer."""
+        return "llmint8"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON types, with `quant_method`."""
+        skip = None if self.skip_modules is None else list(self.skip_modules)
+        return {"quant_method": self.quant_method, "threshold": self.threshold, "skip_modules": skip}
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Pairs for `dict(config)`, which transformers calls."""
+        return iter(self.to_dict().items())
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The same as `to_dict`; transformers asks under this name too."""
+        return self.to_dict()
+
+    def to_json_string(self, use_diff: bool = True) -> str:  # noqa: ARG002 - transformers passes it
+        """The configuration as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any]) -> Int8Config:
+        """Read what `to_dict` wrote. Raises ConfigError for another quant_method or an unknown field."""
+        fields = dict(config_dict)
+        method = fields.pop("quant_method", "llmint8")
+        if method != "llmint8":
+            raise ConfigError(f'quant_method is {method!r}, expected "llmint8"')
+        unknown = sorted(set(fields) - {"threshold", "skip_modules"})
+        if unknown:
+            raise ConfigError(
+                f"unknown field {unknown[0]!r} in an llmint8 configuration: is llmint8 too old?"
+            )
+        return cls(**fields)

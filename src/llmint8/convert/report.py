@@ -1,0 +1,93 @@
+"""What a conversion did, as data, as JSON types and as a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module: its name, its class, "int8" or the reason why it stayed, bytes before and after."""
+
+    name: str
+    kind: str
+    decision: str
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def converted(self) -> bool:
+        """Whether the module became int8."""
+        return self.decision == "int8"
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """Every module that holds a matrix, with what became of it; bytes of the whole model."""
+
+    rows: tuple[Row, ...]
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def converted(self) -> tuple[Row, ...]:
+        """The modules that became int8."""
+        return tuple(row for row in self.rows if row.converted)
+
+    @property
+    def skipped(self) -> tuple[Row, ...]:
+        """The modules that stayed, each with its reason in `decision`."""
+        return tuple(row for row in self.rows if not row.converted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types."""
+        return {
+            "converted": [vars(row) for row in self.converted],
+            "skipped": [vars(row) for row in self.skipped],
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+        }
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table("module", "class", "decision", title="Conversion to int8", title_justify="left")
+        for heading in ("count", "before", "after"):
+            table.add_column(heading, justify="right")
+        for name, kind, decision, count, before, after in self._groups():
+            table.add_row(name, kind, decision, str(count), human_bytes(before), human_bytes(after))
+        table.add_section()
+        before, after = self.bytes_before, self.bytes_after
+        share = f" ({after / before:.0%})" if before else ""
+        table.add_row("whole model", "", "", "", human_bytes(before), human_bytes(after) + share)
+        yield table
+
+    def __str__(self) -> str:
+        console = Console(width=120, color_system=None)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get()
+
+    def _groups(self) -> Iterator[tuple[str, str, str, int, int, int]]:
+        """Rows that differ only in their layer number, as one: "model.layers.*.mlp.up_proj"."""
+        groups: dict[tuple[str, str, str], list[Row]] = {}
+        for row in self.rows:
+            pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", row.name)
+            groups.setdefault((pattern, row.kind, row.decision), []).append(row)
+        for (pattern, kind, decision), rows in groups.items():
+            name = rows[0].name if len(rows) == 1 else pattern
+            before, after = sum(r.bytes_before for r in rows), sum(r.bytes_after for r in rows)
+            yield name, kind, decision, len(rows), before, after

@@ -1,0 +1,174 @@
+"""`Int8Linear`: a linear layer whose weight is int8, a drop-in for `nn.Linear`.
+
+The weight stays row-major, the one copy in memory, whatever the backend: kernels that want panels build
+them per call in a cache-sized scratch. So nothing can go stale, and every move, copy or load is plain torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmint8 import ops, reference
+from llmint8.config import Threshold, check_threshold, threshold_code
+from llmint8.errors import QuantizationError
+from llmint8.numerics import AUTO_CODE, CODE_MAX, DEFAULT_THRESHOLD, ROW_MAJOR
+from llmint8.reference.rowwise import FLOATS
+
+
+class Int8Linear(nn.Linear):
+    """`y = x Wᵀ + bias` with `W ≈ weight · SCB / 127` (LLM.int8(), arXiv 2208.07339).
+
+    State: `weight` int8 `[N, K]` (a Parameter without gradient), `SCB` float32 `[N]` (each row's largest
+    magnitude), `weight_format` uint8 (0, row-major, as bitsandbytes writes it), `bias` float `[N]` or None.
+    Input: float16, bfloat16 or float32 `[..., K]`; output: `[..., N]` in the dtype of the input.
+    A fresh module holds a zero weight: fill it with `from_linear` or `load_state_dict`.
+
+    threshold: 0, t > 0 or "auto", see `Int8Config`; may be set at any time.
+    """
+
+    SCB: Tensor
+    weight_format: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        threshold: Threshold = DEFAULT_THRESHOLD,
+    ) -> None:
+        nn.Module.__init__(self)  # nn.Linear's would allocate and initialise a float weight
+        self.in_features = in_features
+        self.out_features = out_features
+        codes = torch.zeros((out_features, in_features), dtype=torch.int8, device=device)
+        self.weight = nn.Parameter(codes, requires_grad=False)
+        self.register_buffer("SCB", torch.zeros(out_features, dtype=torch.float32, device=device))
+        self.register_buffer("weight_format", torch.tensor(ROW_MAJOR, dtype=torch.uint8, device=device))
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.threshold = threshold
+
+    @property
+    def threshold(self) -> Threshold:
+        """What counts as an outlier: 0 (nothing), `|x| >= t`, or "auto"."""
+        return "auto" if self._threshold_code == AUTO_CODE else self._threshold_code
+
+    @threshold.setter
+    def threshold(self, value: Threshold) -> None:
+        self._threshold_code = threshold_code(check_threshold(value))
+
+    @classmethod
+    def from_linear(
+        cls, linear: nn.Linear, threshold: Threshold = DEFAULT_THRESHOLD, name: str = "weight"
+    ) -> Int8Linear:
+        """Quantise an `nn.Linear`; it is not modified and shares only its bias.
+
+        name: what an error calls the weight.
+        Raises QuantizationError for a non-finite weight, or a module that is int8 already.
+        """
+        if isinstance(linear, Int8Linear):
+            raise QuantizationError(f"{name}: the module is int8 already")
+        return cls.from_weight(linear.weight, linear.bias, threshold, name).train(linear.training)
+
+    @classmethod
+    def from_weight(
+        cls,
+        weight: Tensor,
+        bias: nn.Parameter | None = None,
+        threshold: Threshold = DEFAULT_THRESHOLD,
+        name: str = "weight",
+    ) -> Int8Linear:
+        """Quantise a float weight `[N, K]` (any strides); `bias` is taken over as it is."""
+        check_threshold(threshold)
+        codes, absmax = reference.quantize_weight(weight.detach(), name)
+        module = cls(codes.shape[1], codes.shape[0], bias=False, device="meta", threshold=threshold)
+        module.weight = nn.Parameter(codes, requires_grad=False)
+        module.SCB = absmax
+        module.weight_format = torch.tensor(ROW_MAJOR, dtype=torch.uint8, device=codes.device)
+        module.bias = bias
+        return module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`[..., K]` to `[..., N]`; a row's result never depends on the other rows."""
+        output: Tensor = ops.linear(input, self.weight, self.SCB, self.bias, self._threshold_code)
+        return output
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight as floats, `[N, K]`."""
+        return reference.dequantize_weight(self.weight, self.SCB, dtype)
+
+    def to_linear(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
+        """An `nn.Linear` with the de-quantised weight; it shares the bias."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        linear.weight = nn.Parameter(self.dequantize(dtype))
+        linear.bias = self.bias
+        return linear.train(self.training)
+
+    def invalid_state(self) -> str | None:
+        """Why the loaded state cannot be right, or None: what shapes alone do not show."""
+        if self.weight.dtype != torch.int8:
+            return f"weight is {self.weight.dtype}, not int8"
+        if int(self.weight_format) != ROW_MAJOR:
+            return (
+                f"weight_format is {int(self.weight_format)}, a tiled layout of old bitsandbytes releases; "
+                "load and save it once with bitsandbytes 0.45 or later"
+            )
+        if not torch.isfinite(self.SCB).all() or (self.SCB < 0).any():
+            return "SCB holds a negative or non-finite value"
+        if self.weight.numel() and int(self.weight.min()) < -CODE_MAX:
+            return "weight holds the code -128, which no absmax quantisation produces"
+        return None
+
+    def extra_repr(self) -> str:
+        """The arguments that matter, for `print(model)`."""
+        return f"{super().extra_repr()}, threshold={self.threshold}"
+
+    def reset_parameters(self) -> None:
+        """Nothing to draw: an int8 weight is converted or loaded, never initialised at random."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
+        scb = self.SCB
+        super()._apply(fn, recurse)
+        if (
+            self.SCB.dtype != torch.float32
+        ):  # .half() and .to(dtype) cast float buffers; scales keep their bits
+            self.SCB = scb.to(self.SCB.device)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        weight, scb = state_dict.get(prefix + "weight"), state_dict.get(prefix + "SCB")
+        if weight is not None and weight.dtype in (*FLOATS, torch.float64):
+            error_msgs.append(
+                f"{prefix}weight is {weight.dtype}, but the module is int8: "
+                "load the float checkpoint first, then quantise the model"
+            )
+            return
+        if weight is not None and scb is None:
+            error_msgs.append(f"{prefix}SCB is missing: the scales of the int8 weight {prefix}weight")
+            return
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if strict and prefix + "weight_format" in missing_keys:
+            missing_keys.remove(
+                prefix + "weight_format"
+            )  # early bitsandbytes releases wrote none; 0 is meant
+        reason = None if self.weight.is_meta or error_msgs else self.invalid_state()
+        if reason is not None:
+            error_msgs.append(f"{prefix.rstrip('.')}: {reason}")

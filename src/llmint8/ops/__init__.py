@@ -1,0 +1,9 @@
+"""The operations as torch operators: schema, shapes, default implementation and gradient in one place.
+
+Callers use the objects below, never the names: torch accepts a misspelt operator name without an error.
+"""
+
+from llmint8.ops.linear import linear
+from llmint8.ops.quantize_rows import quantize_rows
+
+__all__ = ["linear", "quantize_rows"]

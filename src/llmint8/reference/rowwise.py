@@ -1,0 +1,128 @@
+"""Row-wise quantisation of weights and activations (docs/numerics.md, "Weight" and "Activations").
+
+Divisions are written tensor by tensor on purpose: torch turns `127 / t` with a Python number into a
+reciprocal and a product, which is one unit in the last place off.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmint8.errors import InputError, QuantizationError
+from llmint8.numerics import CODE_MAX, DIGIT_BASE, MAX_FEATURES, OUTLIER_MAX, TINY
+from llmint8.reference.outliers import outlier_mask
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+#: Elements widened to float32 at a time while a weight is quantised: 16 MiB.
+_CHUNK = 1 << 22
+
+
+def _divide(numerator: int, denominator: Tensor) -> Tensor:
+    return torch.full_like(denominator, numerator) / denominator
+
+
+def quantize_weight(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
+    """Vector-wise absmax quantisation, one scale per output feature (arXiv 2208.07339, section 3.1).
+
+    weight: float `[N, K]`, row-major or not; never modified. Rows whose largest magnitude is below 2^-100
+        become zero rows.
+    name: what an error calls the tensor.
+
+    Returns the codes int8 `[N, K]`, contiguous, within ±127, and the absmax float32 `[N]`
+    (weight ≈ codes · absmax / 127).
+    Raises QuantizationError for a NaN, an infinity, a wrong shape or dtype, or K above 131,072.
+    """
+    if weight.dim() != 2 or weight.dtype not in (*FLOATS, torch.float64):
+        raise QuantizationError(
+            f"{name}: expected a two-dimensional floating-point weight, got {weight.dtype} {list(weight.shape)}"
+        )
+    rows, features = weight.shape
+    if features > MAX_FEATURES:
+        raise QuantizationError(
+            f"{name}: {features} input features exceed {MAX_FEATURES}, beyond which int32 sums could overflow; "
+            "add the module to skip_modules"
+        )
+    codes = torch.empty((rows, features), dtype=torch.int8, device=weight.device)
+    absmax = torch.zeros(rows, dtype=torch.float32, device=weight.device)
+    step = max(1, _CHUNK // max(features, 1))
+    for start in range(0, rows if features else 0, step):
+        block = weight[start : start + step].float()
+        largest = block.abs().amax(dim=1, keepdim=True)
+        if not torch.isfinite(largest).all():
+            raise QuantizationError(
+                f"{name}: holds a NaN or an infinity, which no scale can represent; repair the weight, "
+                "or add the module to skip_modules"
+            )
+        largest = torch.where(largest < TINY, torch.zeros_like(largest), largest)
+        factor = torch.where(largest > 0, _divide(CODE_MAX, largest), torch.zeros_like(largest))
+        codes[start : start + step] = (block * factor).round().clamp(-CODE_MAX, CODE_MAX).to(torch.int8)
+        absmax[start : start + step] = largest[:, 0]
+    return codes, absmax
+
+
+def weight_scale(absmax: Tensor) -> Tensor:
+    """The scale of each output feature, float32 `[N]`: absmax / 127 in one correctly rounded division."""
+    return absmax / torch.full_like(absmax, CODE_MAX)
+
+
+def dequantize_weight(codes: Tensor, absmax: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`codes · scale` computed in float32, then rounded to `dtype`: `[N, K]`."""
+    return (codes.to(torch.float32) * weight_scale(absmax)[:, None]).to(dtype)
+
+
+def quantize_low_digit(weight: Tensor, codes: Tensor, absmax: Tensor, outlier_cols: Tensor) -> Tensor:
+    """The second digit of the weights of a few columns: `W ≈ scale · (code + low / 256)` there.
+
+    weight: float `[N, K]`. codes, absmax: of `quantize_weight`. outlier_cols: int32 `[P]`, ascending.
+
+    Returns low int8 `[N, P]` within [-128, 127]; zero rows give 0.
+    """
+    columns = outlier_cols.long()
+    scale = weight_scale(absmax)[:, None]
+    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    rest = weight[:, columns].float() / safe - codes[:, columns].float()
+    low = (rest * DIGIT_BASE).round().clamp(-CODE_MAX - 1, CODE_MAX)
+    return torch.where(scale > 0, low, torch.zeros_like(low)).to(torch.int8)
+
+
+def quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Quantise activations, one scale per row (docs/numerics.md, "Activations").
+
+    x: float16, bfloat16 or float32 `[M, K]`; never modified.
+    threshold: 0 for no outliers, t > 0 for the paper's rule, negative for the automatic rule.
+
+    Returns q int16 `[M, K]` (within ±127 for normal elements, ±32512 for outliers: `x ≈ q · row_scale`)
+    and row_scale float32 `[M]`. A row that is zero (largest magnitude below 2^-100) has row_scale 0; a row
+    with a NaN or an infinity has row_scale NaN; both have q = 0.
+    Raises InputError for another dtype or shape.
+    """
+    if x.dtype not in FLOATS or x.dim() != 2:
+        raise InputError(
+            f"activations must be float32, float16 or bfloat16 of two dimensions, got {x.dtype} {list(x.shape)}"
+        )
+    values = x.to(torch.float32)
+    if values.shape[1] == 0:
+        return values.to(torch.int16), values.new_zeros(values.shape[0])
+    magnitude = values.abs()
+    amax = magnitude.amax(dim=1, keepdim=True)
+    finite = torch.isfinite(amax)
+    usable = finite & (amax >= TINY)
+    magnitude = torch.where(usable, magnitude, torch.ones_like(magnitude))
+    amax = torch.where(usable, amax, torch.ones_like(amax))
+    normal = magnitude.masked_fill(outlier_mask(magnitude, amax, threshold), 0)
+    largest_normal = normal.amax(dim=1, keepdim=True)
+    by_outlier = _divide(OUTLIER_MAX, amax)
+    by_normal = _divide(CODE_MAX, torch.where(largest_normal < TINY, amax, largest_normal))
+    inverse = torch.where(largest_normal < TINY, by_outlier, torch.minimum(by_normal, by_outlier))
+    q = (torch.where(usable, values, torch.zeros_like(values)) * inverse).round().to(torch.int16)
+    row_scale = torch.where(usable, _divide(1, inverse), torch.zeros_like(inverse))
+    return q, row_scale.masked_fill(~finite, float("nan"))[:, 0]
+
+
+def split_digits(q: Tensor) -> tuple[Tensor, Tensor]:
+    """Two int8 digits of quantised activations: `q = lo + 256 · hi`, lo within [-128, 127]."""
+    wide = q.to(torch.int32)
+    lo = (wide + DIGIT_BASE // 2).remainder(DIGIT_BASE) - DIGIT_BASE // 2
+    hi = (wide - lo).div(DIGIT_BASE, rounding_mode="trunc")
+    return lo.to(torch.int8), hi.to(torch.int8)
