@@ -1,0 +1,65 @@
+/* llmint8: the C interface of the CPU kernels. No torch, no Python, no global state.
+ *
+ * All matrices are row-major and contiguous. Every function that returns an int status returns 0, or a
+ * negative number after which llmint8_last_error() describes the failure (per thread).
+ * What the numbers mean: docs/numerics.md. Every instruction set returns the same bits.
+ */
+#ifndef LLMINT8_H
+#define LLMINT8_H
+
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define LLMINT8_API __attribute__((visibility("default")))
+#else
+#define LLMINT8_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever a signature below changes. */
+#define LLMINT8_ABI_VERSION 1
+
+/* Element types of activations, outputs and biases. */
+enum { LLMINT8_FLOAT32 = 0, LLMINT8_FLOAT16 = 1, LLMINT8_BFLOAT16 = 2 };
+
+/* Bits of llmint8_cpu_features(). */
+enum { LLMINT8_CPU_AVX2 = 1, LLMINT8_CPU_AVX512_VNNI = 2 };
+
+LLMINT8_API int32_t llmint8_abi_version(void);
+
+/* What went wrong in the last failed call on this thread; empty if nothing did. */
+LLMINT8_API const char* llmint8_last_error(void);
+
+/* What this CPU and its operating system offer, as LLMINT8_CPU_* bits. */
+LLMINT8_API uint32_t llmint8_cpu_features(void);
+
+/* The instruction sets this library was built with, slowest first; names are "scalar", "avx2", "avx512vnni". */
+LLMINT8_API int32_t llmint8_isa_count(void);
+LLMINT8_API const char* llmint8_isa_name(int32_t isa);
+
+/* Whether a CPU with these feature bits can run an instruction set (1 or 0), and the best one for it. */
+LLMINT8_API int32_t llmint8_isa_supported(int32_t isa, uint32_t features);
+LLMINT8_API int32_t llmint8_best_isa(uint32_t features);
+
+/* Quantise activations, one scale per row.
+ * x [m, k] of dtype; q int16 [m, k]; row_scale float32 [m] (0: zero row, NaN: non-finite row).
+ * threshold: 0 none, > 0 outlier from that magnitude on, < 0 the automatic rule. k <= 131072. */
+LLMINT8_API int32_t llmint8_quantize_rows(int32_t isa, int32_t threads, int32_t dtype, int64_t m, int64_t k,
+                                          const void* x, float threshold, int16_t* q, float* row_scale);
+
+/* y = x W^T + bias with an int8 weight.
+ * x [m, k] and y [m, n] of dtype; weight int8 [n, k] within +-127; absmax float32 [n];
+ * bias [n] of bias_dtype or NULL. k <= 131072. Extra memory: at most 3 bytes per element of x, a panel of
+ * 32 weight rows per thread, and a constant. */
+LLMINT8_API int32_t llmint8_linear(int32_t isa, int32_t threads, int32_t dtype, int32_t bias_dtype, int64_t m,
+                                   int64_t k, int64_t n, const void* x, const int8_t* weight,
+                                   const float* absmax, const void* bias, float threshold, void* y);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

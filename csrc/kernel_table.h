@@ -1,0 +1,51 @@
+// What an instruction set provides: a struct of function pointers, filled once, chosen once.
+// Everything outside kernels/ is compiled for the baseline CPU and reaches faster code only through here.
+#pragma once
+
+#include <cstdint>
+
+#include "llmint8.h"
+#include "quantized_rows.h"
+
+namespace llmint8 {
+
+// One call of the linear layer, as the kernels see it: activations quantised, everything else untouched.
+struct LinearCall {
+    const QuantizedRows* rows;
+    int64_t n;
+    const int8_t* weight;  // [n, k]
+    const float* absmax;   // [n]
+    const void* bias;      // [n] of bias_dtype, or null
+    int bias_dtype;
+    void* y;  // [m, n] of dtype
+    int dtype;
+};
+
+struct KernelTable {
+    const char* name;
+    uint32_t required_features;  // LLMINT8_CPU_* bits
+
+    // Columns that one unit of work computes; a multiple of what the kernel keeps in registers.
+    int64_t column_tile;
+
+    // How many rows the kernel wants interleaved when there are m of them; 1 means plain rows.
+    int64_t (*rows_per_block)(int64_t m);
+
+    // Bytes of private memory that a thread needs for linear_columns.
+    int64_t (*scratch_bytes)(const QuantizedRows& rows);
+
+    // One row of x to digits. widened: k floats of private memory. lo, hi: k bytes each.
+    RowScale (*quantize_row)(const void* x, int dtype, int64_t k, float threshold, float* widened, int8_t* lo,
+                             int8_t* hi);
+
+    // All rows of y, columns [begin, end): at most column_tile of them.
+    void (*linear_columns)(const LinearCall& call, int64_t begin, int64_t end, void* scratch);
+};
+
+extern const KernelTable kScalarTable;
+#if defined(LLMINT8_X86)
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512VnniTable;
+#endif
+
+}  // namespace llmint8

@@ -1,0 +1,67 @@
+// Quantised activations as a type: where the digits of each row lie, and which of them are outliers.
+//
+// Rows are grouped in blocks of nearly equal size; inside a block, groups of four consecutive digits of each
+// row alternate ([group][row][4]), so that a kernel which handles a block at a time reads one stream.
+// A block of one row is simply that row. High digits have the same layout, but only the units (runs of
+// digits) that hold a non-zero one are written and listed: outliers cost what they are, not what K is.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace llmint8 {
+
+constexpr int64_t kGroup = 4;       // digits that an int8 dot-product instruction sums
+constexpr int64_t kRowUnit = 64;    // digits in a high unit of a plain row: one cache line
+constexpr int64_t kMaxK = 131072;   // 128 * 127 * K must fit int32
+
+struct RowScale {
+    float scale;     // 0: the row is zero; NaN: the row is not finite
+    int32_t lo_sum;  // sums of the digits, by which unsigned-by-signed kernels undo their offset
+    int32_t hi_sum;
+    bool has_high;
+};
+
+struct FreeAligned {
+    void operator()(void* p) const;
+};
+using Buffer = std::unique_ptr<uint8_t, FreeAligned>;
+
+// 64-byte aligned, not initialised. Throws std::bad_alloc.
+Buffer allocate(int64_t bytes);
+
+class QuantizedRows {
+  public:
+    QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block);
+
+    int64_t m() const { return m_; }
+    int64_t k() const { return k_; }
+    int64_t padded_k() const { return padded_k_; }  // multiple of 64; padding digits are zero
+    int64_t unit() const { return unit_; }
+    int64_t blocks() const { return blocks_; }
+    int64_t block_begin(int64_t b) const { return b * (m_ / blocks_) + (b < m_ % blocks_ ? b : m_ % blocks_); }
+    int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
+
+    // Digits of block b; the low digit of group g of its row r starts at [(g * block_rows(b) + r) * 4].
+    int8_t* lo(int64_t b) const { return lo_ + block_begin(b) * padded_k_; }
+    int8_t* hi(int64_t b) const { return hi_ + block_begin(b) * padded_k_; }
+
+    // Indices of the units of a row that hold a non-zero high digit.
+    uint32_t* high_units(int64_t row) const { return units_ + row * (padded_k_ / unit_); }
+    uint32_t& high_count(int64_t row) const { return counts_[row]; }
+    RowScale& scale(int64_t row) const { return scales_[row]; }
+
+    // Take over a row that was quantised into plain digits, padded with zeros to padded_k().
+    void store(int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale);
+
+  private:
+    int64_t block_of(int64_t row) const;
+
+    int64_t m_, k_, padded_k_, blocks_, unit_;
+    Buffer memory_;
+    int8_t *lo_, *hi_;
+    uint32_t *units_, *counts_;
+    RowScale* scales_;
+};
+
+}  // namespace llmint8
