@@ -93,7 +93,8 @@ int32_t llmint8_linear(int32_t isa, int32_t threads, int32_t dtype, int32_t bias
         const auto& kernels = checked_table(isa);
         check_dtype(dtype);
         check_dtype(bias_dtype);
-        require(m >= 0 && n >= 0 && k >= 0 && k <= llmint8::kMaxK, "sizes must be 0 <= m, n, 0 <= k <= 131072");
+        require(m >= 0 && n >= 0 && k >= 0 && k <= llmint8::kMaxK,
+                "sizes must be 0 <= m, n, 0 <= k <= 131072");
         if (m == 0 || n == 0) return;
         const llmint8::LinearCall call{nullptr, n, weight, absmax, bias, bias_dtype, y, dtype};
         llmint8::linear(kernels, threads, call, m, k, x, threshold);

@@ -25,6 +25,9 @@ uint32_t cpu_features() {
         __builtin_cpu_supports("avx512vnni")) {
         features |= LLMINT8_CPU_AVX512_VNNI;
     }
+#if defined(LLMINT8_EMULATE_AVX512)
+    features |= LLMINT8_CPU_AVX512_VNNI;
+#endif
 #endif
     return features;
 }

@@ -9,11 +9,15 @@
 #include <cstdint>
 #include <memory>
 
+// Files of different instruction-set flags include this: a member that is not inlined would be kept once by
+// the linker, perhaps from the file whose instructions this CPU lacks.
+#define LLMINT8_INLINE inline __attribute__((always_inline))
+
 namespace llmint8 {
 
-constexpr int64_t kGroup = 4;       // digits that an int8 dot-product instruction sums
-constexpr int64_t kRowUnit = 64;    // digits in a high unit of a plain row: one cache line
-constexpr int64_t kMaxK = 131072;   // 128 * 127 * K must fit int32
+constexpr int64_t kGroup = 4;      // digits that an int8 dot-product instruction sums
+constexpr int64_t kRowUnit = 64;   // digits in a high unit of a plain row: one cache line
+constexpr int64_t kMaxK = 131072;  // 128 * 127 * K must fit int32
 
 struct RowScale {
     float scale;     // 0: the row is zero; NaN: the row is not finite
@@ -34,22 +38,24 @@ class QuantizedRows {
   public:
     QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block);
 
-    int64_t m() const { return m_; }
-    int64_t k() const { return k_; }
-    int64_t padded_k() const { return padded_k_; }  // multiple of 64; padding digits are zero
-    int64_t unit() const { return unit_; }
-    int64_t blocks() const { return blocks_; }
-    int64_t block_begin(int64_t b) const { return b * (m_ / blocks_) + (b < m_ % blocks_ ? b : m_ % blocks_); }
-    int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
+    LLMINT8_INLINE int64_t m() const { return m_; }
+    LLMINT8_INLINE int64_t k() const { return k_; }
+    LLMINT8_INLINE int64_t padded_k() const { return padded_k_; }  // multiple of 64; padding digits are zero
+    LLMINT8_INLINE int64_t unit() const { return unit_; }
+    LLMINT8_INLINE int64_t blocks() const { return blocks_; }
+    LLMINT8_INLINE int64_t block_begin(int64_t b) const {
+        return b * (m_ / blocks_) + (b < m_ % blocks_ ? b : m_ % blocks_);
+    }
+    LLMINT8_INLINE int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
 
     // Digits of block b; the low digit of group g of its row r starts at [(g * block_rows(b) + r) * 4].
-    int8_t* lo(int64_t b) const { return lo_ + block_begin(b) * padded_k_; }
-    int8_t* hi(int64_t b) const { return hi_ + block_begin(b) * padded_k_; }
+    LLMINT8_INLINE int8_t* lo(int64_t b) const { return lo_ + block_begin(b) * padded_k_; }
+    LLMINT8_INLINE int8_t* hi(int64_t b) const { return hi_ + block_begin(b) * padded_k_; }
 
     // Indices of the units of a row that hold a non-zero high digit.
-    uint32_t* high_units(int64_t row) const { return units_ + row * (padded_k_ / unit_); }
-    uint32_t& high_count(int64_t row) const { return counts_[row]; }
-    RowScale& scale(int64_t row) const { return scales_[row]; }
+    LLMINT8_INLINE uint32_t* high_units(int64_t row) const { return units_ + row * (padded_k_ / unit_); }
+    LLMINT8_INLINE uint32_t& high_count(int64_t row) const { return counts_[row]; }
+    LLMINT8_INLINE RowScale& scale(int64_t row) const { return scales_[row]; }
 
     // Take over a row that was quantised into plain digits, padded with zeros to padded_k().
     void store(int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale);

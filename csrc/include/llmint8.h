@@ -36,7 +36,8 @@ LLMINT8_API const char* llmint8_last_error(void);
 /* What this CPU and its operating system offer, as LLMINT8_CPU_* bits. */
 LLMINT8_API uint32_t llmint8_cpu_features(void);
 
-/* The instruction sets this library was built with, slowest first; names are "scalar", "avx2", "avx512vnni". */
+/* The instruction sets this library was built with, slowest first; names are "scalar", "avx2", "avx512vnni".
+ */
 LLMINT8_API int32_t llmint8_isa_count(void);
 LLMINT8_API const char* llmint8_isa_name(int32_t isa);
 

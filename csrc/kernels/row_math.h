@@ -121,7 +121,8 @@ inline uint32_t largest_bits_auto(const float* x, int64_t k, float amax) {
     for (int64_t begin = 0; begin < k; begin += 32768) {  // 32768 * 32767 fits int32, which vectorises
         const int64_t end = begin + 32768 < k ? begin + 32768 : k;
         int32_t part = 0;
-        for (int64_t i = begin; i < end; ++i) part += round_half_even(from_bits(magnitude_bits(x[i])) * factor);
+        for (int64_t i = begin; i < end; ++i)
+            part += round_half_even(from_bits(magnitude_bits(x[i])) * factor);
         sum += part;
     }
     const int32_t bound = static_cast<int32_t>(kAutoFactor * sum / k);
@@ -191,8 +192,8 @@ struct ColumnScales {
 
 // docs/numerics.md, "Epilogue": one row of one tile. high: null when the row has no high digit.
 template <int kColumns>
-inline void finish_row(const LinearCall& call, const ColumnScales<kColumns>& columns, int64_t row, int64_t begin,
-                       int64_t end, const int32_t* low, const int32_t* high) {
+inline void finish_row(const LinearCall& call, const ColumnScales<kColumns>& columns, int64_t row,
+                       int64_t begin, int64_t end, const int32_t* low, const int32_t* high) {
     const float row_scale = call.rows->scale(row).scale;
     float y[kColumns];
     if (high == nullptr) {

@@ -40,7 +40,7 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
 
 }  // namespace
 
-const KernelTable kScalarTable = {"scalar",      0,           kColumns,      rows_per_block,
-                                  scratch_bytes, quantize_row, linear_columns};
+const KernelTable kScalarTable = {"scalar",      0, kColumns, rows_per_block, scratch_bytes, quantize_row,
+                                  linear_columns};
 
 }  // namespace llmint8

@@ -1,2 +1,163 @@
+"""The CPU backend: kernels in C++, one set per instruction set, all returning the bits of the reference."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from llmint8 import ops, reference
+from llmint8.backends.library import call, find_library, load_library
+from llmint8.errors import BackendError, InputError
+from llmint8.ops.library import implement
+from llmint8.ops.linear import check_arguments
+from llmint8.reference.rowwise import FLOATS
+
+#: Forces an instruction set by name, or "reference" for no kernels at all.
+ISA_VARIABLE = "LLMINT8_ISA"
+REFERENCE = "reference"
+#: The header's element types.
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+NO_LIBRARY = (
+    "the kernels were not built, because no C++ compiler was found at installation; "
+    "install one (Debian: apt install g++) and reinstall llmint8"
+)
+
+
+class Native:
+    """The kernels of one instruction set.
+
+    isa: its name; the best one that this CPU has when None.
+    Raises BackendError if the library is absent, or the instruction set unknown or not had by this CPU.
+    """
+
+    def __init__(self, isa: str | None = None) -> None:
+        path = find_library()
+        if path is None:
+            raise BackendError(NO_LIBRARY)
+        self.path = path
+        self._library = load_library(path)
+        features = self._library.llmint8_cpu_features()
+        count = self._library.llmint8_isa_count()
+        #: Every instruction set that the library was built with, slowest first, and whether this CPU has it.
+        self.isas = {
+            self._library.llmint8_isa_name(i).decode(): bool(self._library.llmint8_isa_supported(i, features))
+            for i in range(count)
+        }
+        names = list(self.isas)
+        if isa is None:
+            isa = names[self._library.llmint8_best_isa(features)]
+        usable = [name for name, supported in self.isas.items() if supported]
+        if isa not in names:
+            raise BackendError(f"unknown instruction set {isa!r}; this build has {', '.join(names)}")
+        if isa not in usable:
+            raise BackendError(f"this CPU lacks {isa}; it can run {', '.join(usable)}")
+        self.isa = isa
+        self._index = names.index(isa)
+
+    def quantize_rows(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """`ops.quantize_rows` on a CPU."""
+        if x.dtype not in FLOATS or x.dim() != 2:
+            raise InputError(
+                f"activations must be float32, float16 or bfloat16 of two dimensions, got {x.dtype} {list(x.shape)}"
+            )
+        x = x.detach().contiguous()
+        q = torch.empty(x.shape, dtype=torch.int16)
+        row_scale = torch.empty(x.shape[:1], dtype=torch.float32)
+        call(
+            self._library, "llmint8_quantize_rows", self._index, torch.get_num_threads(), _DTYPES[x.dtype],
+            *x.shape, x.data_ptr(), threshold, q.data_ptr(), row_scale.data_ptr(),
+        )  # fmt: skip
+        return q, row_scale
+
+    def linear(
+        self, x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float
+    ) -> Tensor:
+        """`ops.linear` on a CPU."""
+        check_arguments(x, weight, absmax, bias)
+        n, k = weight.shape
+        y = torch.empty((*x.shape[:-1], n), dtype=x.dtype)
+        x, weight, absmax = x.contiguous(), weight.contiguous(), absmax.contiguous()
+        bias = None if bias is None else bias.contiguous()
+        call(
+            self._library, "llmint8_linear", self._index, torch.get_num_threads(), _DTYPES[x.dtype],
+            _DTYPES[x.dtype if bias is None else bias.dtype], x.numel() // k if k else y.numel() // max(n, 1),
+            k, n, x.data_ptr(), weight.data_ptr(), absmax.data_ptr(),
+            None if bias is None else bias.data_ptr(), threshold, y.data_ptr(),
+        )  # fmt: skip
+        return y
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """One way to run the operations: whether it can, whether it does, and the reason or what it offers."""
+
+    name: str
+    available: bool
+    active: bool
+    detail: str
+
+
+@cache
+def engine() -> Native | None:
+    """What runs on the CPU, chosen at the first call and kept; None is the reference.
+
+    Raises BackendError if LLMINT8_ISA names what cannot run. Without kernels, and nothing forced, warns once.
+    """
+    forced = os.environ.get(ISA_VARIABLE)
+    if forced == REFERENCE:
+        return None
+    if forced:
+        try:
+            return Native(forced)
+        except BackendError as error:
+            raise BackendError(f"{ISA_VARIABLE}={forced}: {error}") from error
+    try:
+        return Native()
+    except BackendError as error:
+        warnings.warn(f"llmint8 runs its slow reference: {error}", stacklevel=2)
+        return None
+
+
+def status() -> list[BackendStatus]:
+    """The reference and every instruction set, with the reason why one is not used.
+
+    Raises BackendError if LLMINT8_ISA names what cannot run.
+    """
+    try:
+        native: Native | None = Native()
+        absent = ""
+    except BackendError as error:
+        native, absent = None, str(error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        active = engine()
+    rows = [BackendStatus(REFERENCE, True, active is None, "plain torch: exact, and slow")]
+    if native is None:
+        return [*rows, BackendStatus("native", False, False, absent)]
+    for isa, supported in native.isas.items():
+        used = active is not None and active.isa == isa
+        detail = f"kernels from {native.path.name}" if supported else "this CPU lacks the instructions"
+        rows.append(BackendStatus(f"native:{isa}", supported, used, detail))
+    return rows
+
+
+def _quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    native = engine()
+    return reference.quantize_rows(x, threshold) if native is None else native.quantize_rows(x, threshold)
+
+
+def _linear(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float) -> Tensor:
+    native = engine()
+    run = ops.reference_linear if native is None else native.linear
+    return run(x, weight, absmax, bias, threshold)
+
+
 def register() -> None:
-    pass
+    """Make these the operations' CPU implementations; the library is loaded at the first call."""
+    implement(ops.quantize_rows, _quantize_rows, "CPU")
+    implement(ops.linear, _linear, "CPU")

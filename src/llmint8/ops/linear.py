@@ -41,7 +41,10 @@ def check_arguments(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | No
         raise InputError(f"bias must be a float [{weight.shape[0]}], got {bias.dtype} {list(bias.shape)}")
 
 
-def _default(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float) -> Tensor:
+def reference_linear(
+    x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float
+) -> Tensor:
+    """The default implementation, on any device: the reference, for any number of leading dimensions."""
     check_arguments(x, weight, absmax, bias)
     y = reference.linear(x.reshape(-1, weight.shape[1]), weight, absmax, bias, threshold)
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -55,7 +58,7 @@ def _fake(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, thresh
 linear = define(
     "linear",
     "(Tensor x, Tensor weight, Tensor absmax, Tensor? bias, float threshold) -> Tensor",
-    _default,
+    reference_linear,
     _fake,
 )
 

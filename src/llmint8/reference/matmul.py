@@ -36,7 +36,7 @@ def combine(
     c, d: int32 `[M, N]`, the same with the second weight digit; None without one.
     row_scale: float32 `[M]`; scale: float32 `[N]`; bias: any float `[N]`.
 
-    Returns float32 `[M, N]`; every NaN is the canonical quiet one.
+    Returns float32 `[M, N]`.
     """
     t = b.float() * DIGIT_BASE + a.float()
     if c is not None and d is not None:
@@ -44,7 +44,7 @@ def combine(
     y = t * (row_scale[:, None] * scale[None, :])
     if bias is not None:
         y = y + bias.float()
-    return y.masked_fill(y.isnan(), float("nan"))
+    return y
 
 
 def linear(
@@ -62,7 +62,7 @@ def linear(
     threshold: 0 for no outliers, t > 0 for the paper's rule, negative for the automatic rule.
     outlier_cols, weight_low: int32 `[P]` and int8 `[N, P]`, the second weight digit of a few columns.
 
-    Returns `[M, N]` in the dtype of x. Source: arXiv 2208.07339, equation 8; where this differs from the
+    Returns `[M, N]` in the dtype of x; every NaN is the canonical quiet one. Source: arXiv 2208.07339, equation 8; where this differs from the
     paper, docs/numerics.md says so.
     """
     q, row_scale = quantize_rows(x, threshold)
@@ -72,4 +72,5 @@ def linear(
     if outlier_cols is not None and weight_low is not None and outlier_cols.numel():
         columns = outlier_cols.long()
         c, d = int8_product(lo[:, columns], weight_low), int8_product(hi[:, columns], weight_low)
-    return combine(a, b, row_scale, weight_scale(absmax), bias, c, d).to(x.dtype)
+    y = combine(a, b, row_scale, weight_scale(absmax), bias, c, d).to(x.dtype)
+    return y.masked_fill(y.isnan(), float("nan"))  # torch's own casts to bfloat16 give NaNs of several bits

@@ -1,0 +1,80 @@
+"""The compiled library: where it lies, its C signatures, and calls that raise instead of returning a status."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from ctypes import POINTER, c_char_p, c_float, c_int8, c_int16, c_int32, c_int64, c_uint32, c_void_p
+from pathlib import Path
+from typing import Any
+
+import llmint8
+from llmint8.errors import BackendError
+
+#: LLMINT8_ABI_VERSION of csrc/include/llmint8.h, which this file mirrors; a test compares the two.
+ABI_VERSION = 1
+#: Names another library to load, for example one built for tests.
+LIBRARY_VARIABLE = "LLMINT8_LIBRARY"
+
+_ISA_THREADS_DTYPE = [c_int32, c_int32, c_int32]
+#: Result and argument types of every function of the header.
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "llmint8_abi_version": (c_int32, []),
+    "llmint8_last_error": (c_char_p, []),
+    "llmint8_cpu_features": (c_uint32, []),
+    "llmint8_isa_count": (c_int32, []),
+    "llmint8_isa_name": (c_char_p, [c_int32]),
+    "llmint8_isa_supported": (c_int32, [c_int32, c_uint32]),
+    "llmint8_best_isa": (c_int32, [c_uint32]),
+    "llmint8_quantize_rows": (
+        c_int32,
+        [*_ISA_THREADS_DTYPE, c_int64, c_int64, c_void_p, c_float, POINTER(c_int16), POINTER(c_float)],
+    ),
+    "llmint8_linear": (
+        c_int32,
+        [*_ISA_THREADS_DTYPE, c_int32, c_int64, c_int64, c_int64, c_void_p, POINTER(c_int8)]
+        + [POINTER(c_float), c_void_p, c_float, c_void_p],
+    ),
+}
+
+
+def find_library() -> Path | None:
+    """The library's file, or None where the package was installed without a C++ compiler."""
+    override = os.environ.get(LIBRARY_VARIABLE)
+    if override:
+        return Path(override)
+    name = {"win32": "llmint8.dll", "darwin": "libllmint8.dylib"}.get(sys.platform, "libllmint8.so")
+    # An editable install spreads the package over two folders: sources, and what was built.
+    return next((Path(f, name) for f in llmint8.__path__ if Path(f, name).exists()), None)
+
+
+def load_library(path: Path) -> ctypes.CDLL:
+    """Open the library and declare its functions; pointers may be given as plain addresses.
+
+    Raises BackendError if it cannot be loaded or belongs to another version of the package.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+        version = int(library.llmint8_abi_version())
+    except (OSError, AttributeError) as error:
+        raise BackendError(f"{path} cannot be loaded ({error}); reinstall llmint8") from error
+    if version != ABI_VERSION:
+        raise BackendError(
+            f"{path} has interface version {version}, this package needs {ABI_VERSION}; reinstall llmint8"
+        )
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype = result
+        # A typed pointer documents the header; ctypes converts an address only to an untyped one.
+        function.argtypes = [c_void_p if hasattr(a, "contents") else a for a in arguments]
+    return library
+
+
+def call(library: ctypes.CDLL, function: str, *arguments: Any) -> None:
+    """Call a function that returns a status; raise BackendError with the library's message if it failed."""
+    if getattr(library, function)(*arguments) != 0:
+        message = library.llmint8_last_error().decode()
+        if message == "out of memory":
+            raise MemoryError(f"{function}: out of memory")
+        raise BackendError(f"{function}: {message}")
