@@ -1,4 +1,4 @@
-"""The compiled library: where it lies, its C signatures, and calls that raise instead of returning a status."""
+"""The compiled library: where it lies, its C signatures, and calls that raise where C returns a status."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ ABI_VERSION = 1
 LIBRARY_VARIABLE = "LLMINT8_LIBRARY"
 
 _ISA_THREADS_DTYPE = [c_int32, c_int32, c_int32]
+_SIZES = [c_int64, c_int64, c_int64]
+_WEIGHT = [POINTER(c_int8), POINTER(c_float)]
 #: Result and argument types of every function of the header.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llmint8_abi_version": (c_int32, []),
@@ -33,8 +35,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "llmint8_linear": (
         c_int32,
-        [*_ISA_THREADS_DTYPE, c_int32, c_int64, c_int64, c_int64, c_void_p, POINTER(c_int8)]
-        + [POINTER(c_float), c_void_p, c_float, c_void_p],
+        [*_ISA_THREADS_DTYPE, c_int32, *_SIZES, c_void_p, *_WEIGHT, c_void_p, c_float, c_void_p],
     ),
 }
 

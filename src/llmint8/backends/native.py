@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from llmint8 import ops, reference
 from llmint8.backends.library import call, find_library, load_library
-from llmint8.errors import BackendError, InputError
+from llmint8.errors import BackendError
 from llmint8.ops.library import implement
 from llmint8.ops.linear import check_arguments
-from llmint8.reference.rowwise import FLOATS
+from llmint8.reference.rowwise import check_rows
 
 #: Forces an instruction set by name, or "reference" for no kernels at all.
 ISA_VARIABLE = "LLMINT8_ISA"
@@ -61,11 +62,8 @@ class Native:
 
     def quantize_rows(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         """`ops.quantize_rows` on a CPU."""
-        if x.dtype not in FLOATS or x.dim() != 2:
-            raise InputError(
-                f"activations must be float32, float16 or bfloat16 of two dimensions, got {x.dtype} {list(x.shape)}"
-            )
-        x = x.detach().contiguous()
+        check_rows(x)
+        x = x.contiguous()
         q = torch.empty(x.shape, dtype=torch.int16)
         row_scale = torch.empty(x.shape[:1], dtype=torch.float32)
         call(
@@ -85,7 +83,7 @@ class Native:
         bias = None if bias is None else bias.contiguous()
         call(
             self._library, "llmint8_linear", self._index, torch.get_num_threads(), _DTYPES[x.dtype],
-            _DTYPES[x.dtype if bias is None else bias.dtype], x.numel() // k if k else y.numel() // max(n, 1),
+            _DTYPES[x.dtype if bias is None else bias.dtype], math.prod(x.shape[:-1]),
             k, n, x.data_ptr(), weight.data_ptr(), absmax.data_ptr(),
             None if bias is None else bias.data_ptr(), threshold, y.data_ptr(),
         )  # fmt: skip

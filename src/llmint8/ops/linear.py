@@ -1,6 +1,7 @@
 """`linear(x, weight, absmax, bias, threshold) -> y`: the int8 linear layer, with its gradient.
 
-x: float16, bfloat16 or float32 `[..., K]`. weight: int8 `[N, K]`. absmax: float32 `[N]`. bias: float `[N]` or None.
+x: float16, bfloat16 or float32 `[..., K]`. weight: int8 `[N, K]`. absmax: float32 `[N]`.
+bias: float `[N]` or None.
 threshold: 0 for no outliers, t > 0 for the paper's rule, negative for the automatic rule.
 y: `[..., N]` in the dtype of x. The gradient: `dX = dY · W` with W de-quantised in blocks, `db = Σ dY`;
 int8 weights get none.
@@ -8,6 +9,7 @@ int8 weights get none.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -46,7 +48,8 @@ def reference_linear(
 ) -> Tensor:
     """The default implementation, on any device: the reference, for any number of leading dimensions."""
     check_arguments(x, weight, absmax, bias)
-    y = reference.linear(x.reshape(-1, weight.shape[1]), weight, absmax, bias, threshold)
+    rows = x.reshape(math.prod(x.shape[:-1]), weight.shape[1])
+    y = reference.linear(rows, weight, absmax, bias, threshold)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 

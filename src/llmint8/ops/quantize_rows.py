@@ -7,9 +7,11 @@ from torch import Tensor
 
 from llmint8 import reference
 from llmint8.ops.library import define
+from llmint8.reference.rowwise import check_rows
 
 
 def _fake(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:  # noqa: ARG001 - the schema's argument
+    check_rows(x)
     return x.new_empty(x.shape, dtype=torch.int16), x.new_empty(x.shape[:1], dtype=torch.float32)
 
 

@@ -62,8 +62,8 @@ def linear(
     threshold: 0 for no outliers, t > 0 for the paper's rule, negative for the automatic rule.
     outlier_cols, weight_low: int32 `[P]` and int8 `[N, P]`, the second weight digit of a few columns.
 
-    Returns `[M, N]` in the dtype of x; every NaN is the canonical quiet one. Source: arXiv 2208.07339, equation 8; where this differs from the
-    paper, docs/numerics.md says so.
+    Returns `[M, N]` in the dtype of x; every NaN is the canonical quiet one.
+    Source: arXiv 2208.07339, equation 8; where this differs from the paper, docs/numerics.md says so.
     """
     q, row_scale = quantize_rows(x, threshold)
     lo, hi = split_digits(q)

@@ -35,13 +35,14 @@ def quantize_weight(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tenso
     """
     if weight.dim() != 2 or weight.dtype not in (*FLOATS, torch.float64):
         raise QuantizationError(
-            f"{name}: expected a two-dimensional floating-point weight, got {weight.dtype} {list(weight.shape)}"
+            f"{name}: expected a two-dimensional floating-point weight, "
+            f"got {weight.dtype} {list(weight.shape)}"
         )
     rows, features = weight.shape
     if features > MAX_FEATURES:
         raise QuantizationError(
-            f"{name}: {features} input features exceed {MAX_FEATURES}, beyond which int32 sums could overflow; "
-            "add the module to skip_modules"
+            f"{name}: {features} input features exceed {MAX_FEATURES}, "
+            "beyond which int32 sums could overflow; add the module to skip_modules"
         )
     codes = torch.empty((rows, features), dtype=torch.int8, device=weight.device)
     absmax = torch.zeros(rows, dtype=torch.float32, device=weight.device)
@@ -86,6 +87,15 @@ def quantize_low_digit(weight: Tensor, codes: Tensor, absmax: Tensor, outlier_co
     return torch.where(scale > 0, low, torch.zeros_like(low)).to(torch.int8)
 
 
+def check_rows(x: Tensor) -> None:
+    """Raise InputError unless x can be quantised row by row."""
+    if x.dtype not in FLOATS or x.dim() != 2:
+        raise InputError(
+            "activations must be float32, float16 or bfloat16 of two dimensions, "
+            f"got {x.dtype} {list(x.shape)}"
+        )
+
+
 def quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Quantise activations, one scale per row (docs/numerics.md, "Activations").
 
@@ -97,10 +107,7 @@ def quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     with a NaN or an infinity has row_scale NaN; both have q = 0.
     Raises InputError for another dtype or shape.
     """
-    if x.dtype not in FLOATS or x.dim() != 2:
-        raise InputError(
-            f"activations must be float32, float16 or bfloat16 of two dimensions, got {x.dtype} {list(x.shape)}"
-        )
+    check_rows(x)
     values = x.to(torch.float32)
     if values.shape[1] == 0:
         return values.to(torch.int16), values.new_zeros(values.shape[0])

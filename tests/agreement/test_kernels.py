@@ -1,0 +1,104 @@
+"""Every instruction set returns the bits of the reference, at every odd size, on every kind of row."""
+
+import pytest
+import torch
+
+from agreement.cases import DTYPES, ODD, THRESHOLDS, Case, random_case, same_bits
+from llmint8 import ops, reference
+from llmint8.backends.native import Native
+
+
+def check(native: Native, case: Case) -> None:
+    before = [None if t is None else t._version for t in (case.x, case.weight, case.absmax, case.bias)]
+    want = ops.reference_linear(*case.arguments)
+    assert same_bits(native.linear(*case.arguments), want), f"linear: {case}"
+    q, row_scale = native.quantize_rows(case.x, case.threshold)
+    want_q, want_scale = reference.quantize_rows(case.x, case.threshold)
+    assert torch.equal(q, want_q), f"quantize_rows: {case}"
+    assert same_bits(row_scale, want_scale), f"quantize_rows: {case}"
+    after = [None if t is None else t._version for t in (case.x, case.weight, case.absmax, case.bias)]
+    assert before == after
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_a_thousand_random_cases(native: Native, block: int) -> None:
+    for seed in range(100 * block, 100 * (block + 1)):
+        check(native, random_case(seed))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize("k", ODD)
+def test_odd_sizes(native: Native, dtype: torch.dtype, threshold: float, k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    for m in (1, 2, 7, 9, 33):
+        x = torch.randn(m, k, generator=generator).to(dtype)
+        x[:, :: max(k // 5, 1)] *= 30
+        for n in (1, 17, 33):
+            weight = torch.randint(-127, 128, (n, k), generator=generator).to(torch.int8)
+            absmax = torch.rand(n, generator=generator)
+            check(native, Case(x, weight, absmax, absmax.to(dtype), threshold))
+
+
+@pytest.mark.parametrize("m", [1, 20])
+def test_largest_sums_are_exact(native: Native, m: int) -> None:
+    k = 131_072
+    x = torch.full((m, k), 500.0)  # every element an outlier
+    x[:, ::2] = 499.0
+    x[0, 5] = 1.0
+    weight = torch.full((3, k), 127, dtype=torch.int8)
+    weight[1] = -127
+    weight[2, ::2] = -127
+    check(native, Case(x, weight, torch.tensor([1.0, 2.0, 3.0]), None, 6.0))
+    check(native, Case(x, weight, torch.tensor([1.0, 2.0, 3.0]), None, 0.0))
+
+
+def test_every_int8_weight_is_exact(native: Native) -> None:
+    """Also -128, which no quantisation makes: no kernel may saturate."""
+    x = torch.randn(19, 77, generator=torch.Generator().manual_seed(0)) * 10
+    weight = torch.full((21, 77), -128, dtype=torch.int8)
+    check(native, Case(x, weight, torch.ones(21), None, 6.0))
+    check(native, Case(x[:3], weight, torch.ones(21), None, -1.0))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 4), (3, 0, 4), (3, 5, 0), (0, 0, 0)])
+def test_empty(native: Native, shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    check(
+        native,
+        Case(torch.ones(m, k), torch.ones(n, k, dtype=torch.int8), torch.ones(n), torch.ones(n), 6.0),
+    )
+
+
+def test_a_row_never_depends_on_its_batch(native: Native) -> None:
+    for seed in range(60):
+        case = random_case(seed)
+        batch = native.linear(*case.arguments)
+        for row in range(len(case.x)):
+            alone = native.linear(case.x[row : row + 1], *case.arguments[1:])
+            assert same_bits(alone, batch[row : row + 1]), f"row {row} of {case}"
+
+
+def test_threads_do_not_change_bits(native: Native) -> None:
+    threads = torch.get_num_threads()
+    case = random_case(3, largest=600)
+    try:
+        results = []
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            results.append(native.linear(*case.arguments))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(same_bits(r, results[0]) for r in results[1:])
+
+
+def test_strides_and_leading_dimensions(native: Native) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(5, 2, 3, 40, generator=generator).transpose(0, 2)
+    weight = torch.randint(-127, 128, (40, 12), generator=generator).to(torch.int8).T
+    absmax, bias = torch.rand(24, generator=generator)[::2], torch.rand(24, generator=generator)[1::2]
+    y = native.linear(x, weight, absmax, bias, 6.0)
+    assert y.shape == (3, 2, 5, 12)
+    assert same_bits(y, ops.reference_linear(x, weight, absmax, bias, 6.0))
+    vector = native.linear(x[0, 0, 0], weight, absmax, bias, 6.0)
+    assert same_bits(vector, y[0, 0, 0])
