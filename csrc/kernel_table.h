@@ -28,6 +28,9 @@ struct KernelTable {
     // Columns that one unit of work computes; a multiple of what the kernel keeps in registers.
     int64_t column_tile;
 
+    // Bytes of a digit of the activations: 1 or 2.
+    int64_t digit_bytes;
+
     // How many rows the kernel wants interleaved when there are m of them; 1 means plain rows.
     int64_t (*rows_per_block)(int64_t m);
 

@@ -62,7 +62,7 @@ void quantize_rows(const KernelTable& kernels, int threads, int dtype, int64_t m
 
 void linear(const KernelTable& kernels, int threads, LinearCall call, int64_t m, int64_t k, const void* x,
             float threshold) {
-    QuantizedRows rows(m, k, kernels.rows_per_block(m));
+    QuantizedRows rows(m, k, kernels.rows_per_block(m), kernels.digit_bytes);
     for_each_quantized_row(kernels, threads, call.dtype, m, k, x, threshold,
                            [&](int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale) {
                                rows.store(row, lo, hi, scale);

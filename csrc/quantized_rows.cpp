@@ -33,19 +33,20 @@ Buffer allocate(int64_t bytes) {
     return Buffer(static_cast<uint8_t*>(p));
 }
 
-QuantizedRows::QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block)
+QuantizedRows::QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64_t digit_bytes)
     : m_(m),
       k_(k),
       padded_k_(round_up(k, kRowUnit)),
+      digit_bytes_(digit_bytes),
       blocks_((m + rows_per_block - 1) / rows_per_block),
-      unit_(rows_per_block == 1 ? kRowUnit : kGroup) {
-    const int64_t digits = round_up(m * padded_k_, 64);
+      unit_(rows_per_block == 1 ? kRowUnit : kWordBytes / digit_bytes) {
+    const int64_t digits = round_up(m * padded_k_ * digit_bytes, 64);
     const int64_t units = round_up(m * (padded_k_ / unit_) * static_cast<int64_t>(sizeof(uint32_t)), 64);
     const int64_t counts = round_up(m * static_cast<int64_t>(sizeof(uint32_t)), 64);
     memory_ = allocate(2 * digits + units + counts + m * static_cast<int64_t>(sizeof(RowScale)));
     uint8_t* p = memory_.get();
-    lo_ = reinterpret_cast<int8_t*>(p);
-    hi_ = reinterpret_cast<int8_t*>(p + digits);
+    lo_ = p;
+    hi_ = p + digits;
     units_ = reinterpret_cast<uint32_t*>(p + 2 * digits);
     counts_ = reinterpret_cast<uint32_t*>(p + 2 * digits + units);
     scales_ = reinterpret_cast<RowScale*>(p + 2 * digits + units + counts);
@@ -57,34 +58,46 @@ int64_t QuantizedRows::block_of(int64_t row) const {
     return row < in_large ? row / (small + 1) : large_blocks + (row - in_large) / small;
 }
 
-void QuantizedRows::store(int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale) {
+// Digits as they are, or widened.
+template <class Digit>
+inline void copy_digits(const int8_t* from, int64_t count, Digit* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
+template <class Digit>
+uint32_t QuantizedRows::store_digits(int64_t row, const int8_t* lo, const int8_t* hi, bool has_high) {
+    constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit));
     const int64_t b = block_of(row), rows = block_rows(b), r = row - block_begin(b);
-    scales_[row] = scale;
-    uint32_t count = 0;
-    uint32_t* units = high_units(row);
+    Digit *to_lo = this->lo<Digit>(b), *to_hi = this->hi<Digit>(b);
+    uint32_t count = 0, *units = high_units(row);
     if (unit_ == kRowUnit) {
-        std::memcpy(this->lo(b), lo, static_cast<size_t>(padded_k_));
-        for (int64_t i = 0; scale.has_high && i < padded_k_; i += kRowUnit) {
-            if (!any_nonzero(hi + i, kRowUnit)) continue;
-            std::memcpy(this->hi(b) + i, hi + i, kRowUnit);
-            units[count++] = static_cast<uint32_t>(i / kRowUnit);
-        }
+        copy_digits(lo, padded_k_, to_lo);
     } else {
-        int8_t* to = this->lo(b) + r * kGroup;
-        for (int64_t i = 0; i < padded_k_; i += kGroup) std::memcpy(to + i * rows, lo + i, kGroup);
-        to = this->hi(b) + r * kGroup;
-        for (int64_t i = 0; scale.has_high && i < padded_k_; i += kRowUnit) {
-            if (!any_nonzero(hi + i, kRowUnit)) continue;
-            for (int64_t j = i; j < i + kRowUnit; j += kGroup) {
-                uint32_t four;
-                std::memcpy(&four, hi + j, kGroup);
-                if (four == 0) continue;
-                std::memcpy(to + j * rows, &four, kGroup);
-                units[count++] = static_cast<uint32_t>(j / kGroup);
-            }
+        to_lo += r * kWord, to_hi += r * kWord;
+        for (int64_t i = 0; i < padded_k_; i += kWord) copy_digits(lo + i, kWord, to_lo + i * rows);
+    }
+    for (int64_t i = 0; has_high && i < padded_k_; i += kRowUnit) {
+        if (!any_nonzero(hi + i, kRowUnit)) continue;
+        if (unit_ == kRowUnit) {
+            copy_digits(hi + i, kRowUnit, to_hi + i);
+            units[count++] = static_cast<uint32_t>(i / kRowUnit);
+            continue;
+        }
+        for (int64_t j = i; j < i + kRowUnit; j += kWord) {
+            bool nonzero = false;
+            for (int64_t d = j; d < j + kWord; ++d) nonzero = nonzero || hi[d] != 0;
+            if (!nonzero) continue;
+            copy_digits(hi + j, kWord, to_hi + j * rows);
+            units[count++] = static_cast<uint32_t>(j / kWord);
         }
     }
-    counts_[row] = count;
+    return count;
+}
+
+void QuantizedRows::store(int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale) {
+    scales_[row] = scale;
+    counts_[row] = digit_bytes_ == 1 ? store_digits<int8_t>(row, lo, hi, scale.has_high)
+                                     : store_digits<int16_t>(row, lo, hi, scale.has_high);
 }
 
 }  // namespace llmint8

@@ -1,9 +1,10 @@
 // Quantised activations as a type: where the digits of each row lie, and which of them are outliers.
 //
-// Rows are grouped in blocks of nearly equal size; inside a block, groups of four consecutive digits of each
-// row alternate ([group][row][4]), so that a kernel which handles a block at a time reads one stream.
-// A block of one row is simply that row. High digits have the same layout, but only the units (runs of
-// digits) that hold a non-zero one are written and listed: outliers cost what they are, not what K is.
+// Digits are int8 or, for kernels that multiply 16-bit integers, int16. Rows are grouped in blocks of nearly
+// equal size; inside a block, words of four bytes (4 or 2 consecutive digits) of each row alternate
+// ([word][row][4]), so that a kernel which handles a block at a time reads one stream. A block of one row is
+// simply that row. High digits have the same layout, but only the units (runs of digits) that hold a non-zero
+// one are written and listed: outliers cost what they are, not what K is.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@
 
 namespace llmint8 {
 
-constexpr int64_t kGroup = 4;      // digits that an int8 dot-product instruction sums
+constexpr int64_t kWordBytes = 4;  // the digits that a dot-product instruction multiplies and sums
 constexpr int64_t kRowUnit = 64;   // digits in a high unit of a plain row: one cache line
 constexpr int64_t kMaxK = 131072;  // 128 * 127 * K must fit int32
 
@@ -36,7 +37,7 @@ Buffer allocate(int64_t bytes);
 
 class QuantizedRows {
   public:
-    QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block);
+    QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64_t digit_bytes);
 
     LLMINT8_INLINE int64_t m() const { return m_; }
     LLMINT8_INLINE int64_t k() const { return k_; }
@@ -48,9 +49,16 @@ class QuantizedRows {
     }
     LLMINT8_INLINE int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
 
-    // Digits of block b; the low digit of group g of its row r starts at [(g * block_rows(b) + r) * 4].
-    LLMINT8_INLINE int8_t* lo(int64_t b) const { return lo_ + block_begin(b) * padded_k_; }
-    LLMINT8_INLINE int8_t* hi(int64_t b) const { return hi_ + block_begin(b) * padded_k_; }
+    // Digits of block b: word w of its row r lies 4 * (w * block_rows(b) + r) bytes in. Digit must be the
+    // type whose size the constructor was given.
+    template <class Digit>
+    LLMINT8_INLINE Digit* lo(int64_t b) const {
+        return reinterpret_cast<Digit*>(lo_) + block_begin(b) * padded_k_;
+    }
+    template <class Digit>
+    LLMINT8_INLINE Digit* hi(int64_t b) const {
+        return reinterpret_cast<Digit*>(hi_) + block_begin(b) * padded_k_;
+    }
 
     // Indices of the units of a row that hold a non-zero high digit.
     LLMINT8_INLINE uint32_t* high_units(int64_t row) const { return units_ + row * (padded_k_ / unit_); }
@@ -63,9 +71,12 @@ class QuantizedRows {
   private:
     int64_t block_of(int64_t row) const;
 
-    int64_t m_, k_, padded_k_, blocks_, unit_;
+    template <class Digit>
+    uint32_t store_digits(int64_t row, const int8_t* lo, const int8_t* hi, bool has_high);
+
+    int64_t m_, k_, padded_k_, digit_bytes_, blocks_, unit_;
     Buffer memory_;
-    int8_t *lo_, *hi_;
+    uint8_t *lo_, *hi_;
     uint32_t *units_, *counts_;
     RowScale* scales_;
 };

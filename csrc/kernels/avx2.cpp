@@ -20,127 +20,145 @@ inline __m256i load_codes(const int8_t* weight, int64_t i, int64_t k) {
     return widen_codes(tail);
 }
 
+inline __m256i load(const int16_t* from) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+}
+
+inline void store(__m256i v, void* to) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), v);
+}
+
 inline void accumulate(__m256i& sum, __m256i a, __m256i b) {
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
 
 // Four registers of 8 partial sums to four sums.
-inline void store_sums(__m256i a, __m256i b, __m256i c, __m256i d, int32_t* sums) {
-    const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+inline void store_sums(const __m256i (&acc)[4], int32_t* sums) {
+    const __m256i all =
+        _mm256_hadd_epi32(_mm256_hadd_epi32(acc[0], acc[1]), _mm256_hadd_epi32(acc[2], acc[3]));
     const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), four);
 }
 
-// Four digits as int16, repeated for the four columns of a register.
-inline __m256i broadcast_group(const int8_t* digits) {
-    int32_t four;
-    std::memcpy(&four, digits, sizeof four);
-    return _mm256_cvtepi8_epi16(_mm_set1_epi32(four));
+// The two digits of a word, for all columns.
+inline __m256i broadcast_word(const int16_t* digits) {
+    int32_t two;
+    std::memcpy(&two, digits, sizeof two);
+    return _mm256_set1_epi32(two);
 }
 
-inline __m256i load_panel(const int16_t* panel) {
-    return _mm256_load_si256(reinterpret_cast<const __m256i*>(panel));
-}
-
-// Registers of (two partial sums a column) x 4 columns to 16 columns.
-inline void store_columns(const __m256i (&acc)[4], int32_t* sums) {
-    for (int h = 0; h < 2; ++h) {
-        const __m256i mixed = _mm256_hadd_epi32(acc[2 * h], acc[2 * h + 1]);  // columns 0 1 4 5 2 3 6 7
-        const __m256i ordered = _mm256_permute4x64_epi64(mixed, 0xd8);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 8 * h), ordered);
+// 8 rows of 8 int32 to 8 columns, in place.
+inline void transpose(__m256i (&v)[8]) {
+    __m256i t[8];
+    for (int i = 0; i < 4; ++i) {
+        t[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
     }
+    for (int i = 0; i < 2; ++i) {
+        for (int j = 0; j < 2; ++j) {
+            v[4 * i + 2 * j] = _mm256_unpacklo_epi64(t[4 * i + j], t[4 * i + 2 + j]);
+            v[4 * i + 2 * j + 1] = _mm256_unpackhi_epi64(t[4 * i + j], t[4 * i + 2 + j]);
+        }
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm256_permute2x128_si256(v[i], v[4 + i], 0x20);
+        t[4 + i] = _mm256_permute2x128_si256(v[i], v[4 + i], 0x31);
+    }
+    for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 
 struct Avx2 {
+    using Digit = int16_t;
     using Panel = int16_t;
-    static constexpr int kColumns = 16;    // a panel: four registers of 4 columns x 4 digits
-    static constexpr int kMaxRows = 3;     // 12 accumulators, 1 panel register, 3 broadcasts: of 16
-    static constexpr int kDotRows = 2;     // 8 accumulators, 4 weight registers, 1 of digits
+    static constexpr int kColumns = 16;  // a panel: two registers of 8 columns
+    static constexpr int kMaxRows = 5;   // 10 accumulators, 2 panel registers, 1 broadcast, 1 product: of 16
+    static constexpr int kDotRows = 2;   // 8 accumulators, 2 registers of digits, 1 of weights, 1 product
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
     static constexpr int64_t kFewRows = 8;
     static constexpr int32_t kOffset = 0;
 
+    // 16 digits of kRows rows, times the same codes of the four columns.
+    template <int kRows, class Codes>
+    static void dot_step(__m256i (&acc)[kRows][4], const int16_t* lo, int64_t stride, const Codes& codes_of) {
+        __m256i digits[kRows];
+        for (int r = 0; r < kRows; ++r) digits[r] = load(lo + r * stride);
+        for (int c = 0; c < kDotColumns; ++c) {
+            const __m256i codes = codes_of(c);
+            for (int r = 0; r < kRows; ++r) accumulate(acc[r][c], codes, digits[r]);
+        }
+    }
+
     template <int kRows>
-    static void dot_low(const DotColumns<Avx2>& w, const int8_t* lo, int64_t stride, int64_t k,
+    static void dot_low(const DotColumns<Avx2>& w, const int16_t* lo, int64_t stride, int64_t k,
                         int32_t (*sums)[kColumns]) {
-        __m256i acc[kRows][kDotColumns];
-        for (auto& row : acc) {
-            for (auto& sum : row) sum = _mm256_setzero_si256();
-        }
-        for (int64_t i = 0; i < k; i += 16) {
-            __m256i codes[kDotColumns];
-            for (int c = 0; c < kDotColumns; ++c) codes[c] = load_codes(w.at[c], i, k);
-            for (int r = 0; r < kRows; ++r) {
-                const __m256i digits = widen_codes(lo + r * stride + i);
-                for (int c = 0; c < kDotColumns; ++c) accumulate(acc[r][c], codes[c], digits);
-            }
-        }
-        for (int r = 0; r < kRows; ++r) store_sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], sums[r]);
-    }
-
-    static void dot_high(const DotColumns<Avx2>& w, const QuantizedRows& rows, int64_t row, int32_t* sums) {
-        __m256i acc[kDotColumns];
-        for (auto& sum : acc) sum = _mm256_setzero_si256();
-        const uint32_t* units = rows.high_units(row);
-        for (uint32_t u = 0; u < rows.high_count(row); ++u) {
-            for (int64_t i = units[u] * kRowUnit; i < (units[u] + 1) * kRowUnit; i += 16) {
-                const __m256i digits = widen_codes(rows.hi(row) + i);
-                for (int c = 0; c < kDotColumns; ++c)
-                    accumulate(acc[c], load_codes(w.at[c], i, rows.k()), digits);
-            }
-        }
-        store_sums(acc[0], acc[1], acc[2], acc[3], sums);
-    }
-
-    // Weight rows [begin, end) to a panel [padded_k / 4][16][4] of int16.
-    static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, int16_t* panel) {
-        const int64_t k = call.rows->k();
-        for (int c = 0; c < kColumns; ++c) {
-            const int8_t* weight = call.weight + (begin + c < end ? begin + c : end - 1) * k;
-            int16_t* to = panel + kGroup * c;
-            for (int64_t i = 0; i < k; i += 16, to += 16 * kColumns) {
-                const __m256i codes = load_codes(weight, i, k);
-                const __m128i left = _mm256_castsi256_si128(codes),
-                              right = _mm256_extracti128_si256(codes, 1);
-                const __m128i groups[4] = {left, _mm_unpackhi_epi64(left, left), right,
-                                           _mm_unpackhi_epi64(right, right)};
-                for (int g = 0; g < 4; ++g) {
-                    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + g * kGroup * kColumns), groups[g]);
-                }
-            }
-        }
-    }
-
-    template <int kRows>
-    static void tile_low(const int16_t* panel, const int8_t* lo, int64_t groups, int32_t (*sums)[kColumns]) {
         __m256i acc[kRows][4];
         for (auto& row : acc) {
             for (auto& sum : row) sum = _mm256_setzero_si256();
         }
-        for (int64_t g = 0; g < groups; ++g, panel += kGroup * kColumns, lo += kGroup * kRows) {
-            __m256i digits[kRows];
-            for (int r = 0; r < kRows; ++r) digits[r] = broadcast_group(lo + kGroup * r);
-#pragma GCC unroll 4
-            for (int c = 0; c < 4; ++c) {
-                const __m256i codes = load_panel(panel + 16 * c);
-                for (int r = 0; r < kRows; ++r) accumulate(acc[r][c], codes, digits[r]);
-            }
+        int64_t i = 0;
+        for (; i + 16 <= k; i += 16) {
+            dot_step<kRows>(acc, lo + i, stride, [&](int c) { return widen_codes(w.at[c] + i); });
         }
-        for (int r = 0; r < kRows; ++r) store_columns(acc[r], sums[r]);
+        if (i < k) dot_step<kRows>(acc, lo + i, stride, [&](int c) { return load_codes(w.at[c], i, k); });
+        for (int r = 0; r < kRows; ++r) store_sums(acc[r], sums[r]);
     }
 
-    // The high digits of one row of a block; hi points at its first group, stride bytes before the next.
-    static void row_high(const int16_t* panel, const int8_t* hi, int64_t stride, const uint32_t* units,
-                         uint32_t count, int32_t* sums) {
-        __m256i acc[4];
-        for (auto& sum : acc) sum = _mm256_setzero_si256();
-        for (uint32_t u = 0; u < count; ++u) {
-            const int64_t g = units[u];
-            const __m256i digits = broadcast_group(hi + g * stride);
-            for (int c = 0; c < 4; ++c)
-                accumulate(acc[c], load_panel(panel + g * kGroup * kColumns + 16 * c), digits);
+    static void dot_high(const DotColumns<Avx2>& w, const QuantizedRows& rows, int64_t row, int32_t* sums) {
+        __m256i acc[1][4];
+        for (auto& sum : acc[0]) sum = _mm256_setzero_si256();
+        const uint32_t* units = rows.high_units(row);
+        for (uint32_t u = 0; u < rows.high_count(row); ++u) {
+            for (int64_t i = units[u] * kRowUnit; i < (units[u] + 1) * kRowUnit; i += 16) {
+                dot_step<1>(acc, rows.hi<int16_t>(row) + i, 0,
+                            [&](int c) { return load_codes(w.at[c], i, rows.k()); });
+            }
         }
-        store_columns(acc, sums);
+        store_sums(acc[0], sums);
+    }
+
+    // Weight rows [begin, end) to a panel [padded_k / 2][16][2] of int16.
+    static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, int16_t* panel) {
+        const int64_t k = call.rows->k();
+        for (int half = 0; half < 2; ++half) {
+            for (int64_t i = 0; i < k; i += 16) {
+                __m256i v[8];
+                for (int c = 0; c < 8; ++c) {
+                    const int64_t n = begin + half * 8 + c;
+                    v[c] = load_codes(call.weight + (n < end ? n : end - 1) * k, i, k);
+                }
+                transpose(v);
+                for (int w = 0; w < 8; ++w) store(v[w], panel + (i + 2 * w) * kColumns + half * 16);
+            }
+        }
+    }
+
+    template <int kRows>
+    static void tile_low(const int16_t* panel, const int16_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
+        __m256i acc[kRows][2];
+        for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
+        for (int64_t w = 0; w < words; ++w, panel += 2 * kColumns, lo += 2 * kRows) {
+            const __m256i left = load(panel), right = load(panel + 16);
+#pragma GCC unroll 5
+            for (int r = 0; r < kRows; ++r) {
+                const __m256i digits = broadcast_word(lo + 2 * r);
+                accumulate(acc[r][0], left, digits);
+                accumulate(acc[r][1], right, digits);
+            }
+        }
+        for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
+    }
+
+    // The high digits of one row of a block; hi points at its first word, stride digits before the next.
+    static void row_high(const int16_t* panel, const int16_t* hi, int64_t stride, const uint32_t* units,
+                         uint32_t count, int32_t* sums) {
+        __m256i left = _mm256_setzero_si256(), right = left;
+        for (uint32_t u = 0; u < count; ++u) {
+            const int64_t w = units[u];
+            const __m256i digits = broadcast_word(hi + w * stride);
+            accumulate(left, load(panel + w * 2 * kColumns), digits);
+            accumulate(right, load(panel + w * 2 * kColumns + 16), digits);
+        }
+        store(left, sums), store(right, sums + 8);
     }
 };
 

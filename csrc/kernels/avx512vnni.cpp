@@ -35,7 +35,8 @@ inline void store_sums(__m512i a, __m512i b, __m512i c, __m512i d, int32_t* sums
     _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), four);
 }
 
-inline __m512i broadcast_group(const int8_t* digits) {
+// The four digits of a word, for all columns.
+inline __m512i broadcast_word(const int8_t* digits) {
     int32_t four;
     std::memcpy(&four, digits, sizeof four);
     return _mm512_set1_epi32(four);
@@ -69,6 +70,7 @@ inline void transpose(__m512i (&v)[16]) {
 }
 
 struct Avx512Vnni {
+    using Digit = int8_t;
     using Panel = uint8_t;
     static constexpr int kColumns = 32;    // a panel: two registers of 16 columns
     static constexpr int kMaxRows = 12;    // 24 accumulators, 2 panel registers, 1 broadcast: of 32
@@ -104,7 +106,7 @@ struct Avx512Vnni {
         const uint32_t* units = rows.high_units(row);
         for (uint32_t u = 0; u < rows.high_count(row); ++u) {
             const int64_t i = units[u] * kRowUnit;
-            const __m512i digits = _mm512_load_si512(rows.hi(row) + i);
+            const __m512i digits = _mm512_load_si512(rows.hi<int8_t>(row) + i);
             for (int c = 0; c < kDotColumns; ++c) {
                 acc[c] = _mm512_dpbusd_epi32(acc[c], load_codes(w.at[c], i, rows.k()), digits);
             }
@@ -124,20 +126,20 @@ struct Avx512Vnni {
                 }
                 transpose(v);
                 uint8_t* to = panel + i * kColumns + half * 64;
-                for (int g = 0; g < 16; ++g) _mm512_store_si512(to + g * kGroup * kColumns, v[g]);
+                for (int g = 0; g < 16; ++g) _mm512_store_si512(to + g * kWordBytes * kColumns, v[g]);
             }
         }
     }
 
     template <int kRows>
-    static void tile_low(const uint8_t* panel, const int8_t* lo, int64_t groups, int32_t (*sums)[kColumns]) {
+    static void tile_low(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
         __m512i acc[kRows][2];
         for (auto& row : acc) row[0] = row[1] = _mm512_setzero_si512();
-        for (int64_t g = 0; g < groups; ++g, panel += kGroup * kColumns, lo += kGroup * kRows) {
+        for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
             const __m512i left = _mm512_load_si512(panel), right = _mm512_load_si512(panel + 64);
 #pragma GCC unroll 12
             for (int r = 0; r < kRows; ++r) {
-                const __m512i digits = broadcast_group(lo + kGroup * r);
+                const __m512i digits = broadcast_word(lo + kWordBytes * r);
                 acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], left, digits);
                 acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], right, digits);
             }
@@ -148,7 +150,7 @@ struct Avx512Vnni {
         }
     }
 
-    // The high digits of one row of a block; hi points at its first group, stride bytes before the next.
+    // The high digits of one row of a block; hi points at its first word, stride digits before the next.
     static void row_high(const uint8_t* panel, const int8_t* hi, int64_t stride, const uint32_t* units,
                          uint32_t count, int32_t* sums) {
         __m512i acc[2][2];  // two chains of two halves: one chain would wait for its own latency
@@ -158,8 +160,8 @@ struct Avx512Vnni {
             for (uint32_t chain = 0; chain < 2; ++chain) {
                 if (u + chain == count) break;
                 const int64_t g = units[u + chain];
-                const __m512i digits = broadcast_group(hi + g * stride);
-                const uint8_t* from = panel + g * kGroup * kColumns;
+                const __m512i digits = broadcast_word(hi + g * stride);
+                const uint8_t* from = panel + g * kWordBytes * kColumns;
                 acc[chain][0] = _mm512_dpbusd_epi32(acc[chain][0], _mm512_load_si512(from), digits);
                 acc[chain][1] = _mm512_dpbusd_epi32(acc[chain][1], _mm512_load_si512(from + 64), digits);
             }

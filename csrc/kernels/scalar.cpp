@@ -28,10 +28,11 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
         int32_t low[kColumns] = {}, high[kColumns] = {};
         for (int64_t n = begin; n < end; ++n) {
             const int8_t* weight = call.weight + n * k;
-            low[n - begin] = dot(rows.lo(row), weight, k);
+            low[n - begin] = dot(rows.lo<int8_t>(row), weight, k);
             for (uint32_t i = 0; i < rows.high_count(row); ++i) {
                 const int64_t at = rows.high_units(row)[i] * kRowUnit;
-                high[n - begin] += dot(rows.hi(row) + at, weight + at, k - at < kRowUnit ? k - at : kRowUnit);
+                high[n - begin] +=
+                    dot(rows.hi<int8_t>(row) + at, weight + at, k - at < kRowUnit ? k - at : kRowUnit);
             }
         }
         finish_row(call, columns, row, begin, end, low, rows.high_count(row) > 0 ? high : nullptr);
@@ -40,7 +41,7 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
 
 }  // namespace
 
-const KernelTable kScalarTable = {"scalar",      0, kColumns, rows_per_block, scratch_bytes, quantize_row,
+const KernelTable kScalarTable = {"scalar",      0, kColumns, 1, rows_per_block, scratch_bytes, quantize_row,
                                   linear_columns};
 
 }  // namespace llmint8
