@@ -1,0 +1,66 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmint8.errors import CheckpointError
+
+
+def check_target(out: Path, force: bool, source: Path | None = None) -> None:
+    """Raise CheckpointError unless `out` may be written: it is new, or a checkpoint and `force` is on.
+
+    source: a folder that must survive, whatever `force` says.
+    """
+    if not out.parent.is_dir():
+        raise CheckpointError(f"{out.parent} is no folder; create it first")
+    if source is not None and source.resolve().is_relative_to(out.resolve()):
+        raise CheckpointError(f"{out} holds the model that is read; choose another folder")
+    if not out.exists() and not out.is_symlink():
+        return
+    if not force:
+        raise CheckpointError(f"{out} exists already; choose another folder, or replace it with --force")
+    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").exists()):
+        raise CheckpointError(
+            f"{out} is no checkpoint folder, so --force does not replace it; remove it yourself"
+        )
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """`model.save_pretrained(folder)`. Raises CheckpointError if that fails, for whatever reason."""
+    try:
+        model.save_pretrained(folder)
+    except Exception as error:  # a full disk is a SafetensorError, bad generation settings a ValueError
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the model cannot be saved ({reason}); nothing was written") from error
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out` that takes its place at the end, or is removed on failure."""
+    beside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
+    try:
+        beside.mkdir()
+        yield beside
+        _replace(out, beside)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _replace(out: Path, new: Path) -> None:
+    if not out.exists():
+        new.rename(out)
+        return
+    old = new.with_suffix(".old")
+    out.rename(old)
+    try:
+        new.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)

@@ -1,0 +1,83 @@
+"""`llmint8 inspect`: what a checkpoint holds, from its headers alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from llmint8.cli.options import JsonOption, examples
+from llmint8.cli.output import print_json, stdout
+
+if TYPE_CHECKING:
+    from llmint8.checkpoint import CheckpointSummary
+
+NAME = "inspect"
+EPILOG = examples(
+    "llmint8 inspect ./my-model-int8", "llmint8 inspect ./my-model-int8/model.safetensors --json"
+)
+
+
+def command(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A model folder or one .safetensors file.", show_default=False
+        ),
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Show the tensors of a checkpoint and check that every int8 layer has its scales; no weight is read."""
+    from llmint8.checkpoint import inspect_checkpoint
+
+    summary = inspect_checkpoint(checkpoint)
+    print_json(_as_json(summary)) if json else _show(summary)
+
+
+def _as_json(summary: CheckpointSummary) -> dict[str, Any]:
+    layers = summary.int8_layers
+    return {
+        "path": str(summary.path),
+        "quantization": summary.quantization,
+        "bytes": summary.nbytes,
+        "int8_bytes": sum(t.nbytes for t in layers.values()),
+        "int8_layers": {name: list(t.shape) for name, t in layers.items()},
+        "tensors": {name: {"dtype": t.dtype, "shape": list(t.shape)} for name, t in summary.tensors.items()},
+    }
+
+
+def _show(summary: CheckpointSummary) -> None:
+    from llmint8.convert import human_bytes
+
+    table = Table("tensor or int8 layer", "type", "shape", title=f"{summary.path}", title_justify="left")
+    table.add_column("count", justify="right")
+    table.add_column("size", justify="right")
+    for (name, dtype, shape), (count, size) in _groups(summary).items():
+        table.add_row(
+            name, dtype, shape, str(count), human_bytes(size), style="bold" if dtype == "int8" else ""
+        )
+    table.add_section()
+    table.add_row("all tensors", "", "", str(len(summary.tensors)), human_bytes(summary.nbytes))
+    settings = {key: value for key, value in (summary.quantization or {}).items() if value is not None}
+    described = ", ".join(f"{key} {value}" for key, value in settings.items()) or "none"
+    console = stdout()
+    console.print(table)
+    console.print(f"{len(summary.int8_layers)} int8 layers; quantization_config: {described}", soft_wrap=True)
+
+
+def _groups(summary: CheckpointSummary) -> dict[tuple[str, str, str], tuple[int, int]]:
+    """(name, type, shape) to (count, bytes); an int8 layer and its scales are one, as are repeated layers."""
+    layers = summary.int8_layers
+    groups: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for name, tensor in summary.tensors.items():
+        owner, _, part = name.rpartition(".")
+        layer = layers.get(owner)
+        shape = " × ".join(map(str, (layer or tensor).shape))
+        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name if layer is None else owner)
+        key = (pattern, tensor.dtype if layer is None else "int8", shape)
+        count, size = groups.get(key, (0, 0))
+        groups[key] = (count + (layer is None or part == "weight"), size + tensor.nbytes)
+    return groups

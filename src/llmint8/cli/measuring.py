@@ -1,0 +1,111 @@
+"""The columns of the demo: one model in four forms, what they weigh, how good and how fast they are."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmint8.cli.evaluate import logits_of
+from llmint8.cli.models import load_float
+from llmint8.cli.options import Dtype
+from llmint8.cli.streaming import Speed, TokenClock
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Repetitions of each speed, after one that is thrown away.
+REPETITIONS = 3
+PROMPT_TOKENS = 512
+NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of the model. threshold: set before each use, as the int8 forms share their weights.
+
+    model_bytes: all parameters and buffers. layer_bytes: the layers that int8 replaces.
+    """
+
+    name: str
+    model: Any
+    threshold: float | str | None
+    model_bytes: int
+    layer_bytes: int
+
+    def prepare(self) -> Any:
+        """The model, with the threshold of this form."""
+        from llmint8.nn import Int8Linear
+
+        if self.threshold is not None:
+            for module in self.model.modules():
+                if isinstance(module, Int8Linear):
+                    module.threshold = self.threshold  # type: ignore[assignment]
+        return self.model
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Token ids `[1, L]` to logits `[1, L, V]`."""
+        output: Tensor = logits_of(self.prepare())(ids)
+        return output
+
+
+def load_forms(folder: Path) -> list[Form]:
+    """float32, bfloat16, and int8 with both outlier rules; what int8 does not replace is float32 there."""
+    from llmint8.convert import quantize_model
+
+    float32 = load_float(folder, Dtype.float32, "the demo")
+    bfloat16 = load_float(folder, Dtype.bfloat16, "the demo")
+    int8 = copy.deepcopy(float32)
+    replaced = [row.name for row in quantize_model(int8).converted]
+
+    def form(name: str, model: Any, threshold: float | str | None = None) -> Form:
+        layers = sum(_bytes(model.get_submodule(layer)) for layer in replaced)
+        return Form(name, model, threshold, _bytes(model), layers)
+
+    return [
+        form("float32", float32),
+        form("bfloat16", bfloat16),
+        form("int8 threshold 6.0", int8, 6.0),
+        form("int8 auto", int8, "auto"),
+    ]
+
+
+def _bytes(module: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+def measure_speeds(
+    forms: list[Form], prompt: Tensor, progress: Callable[[int, int], None]
+) -> dict[str, tuple[float, float]]:
+    """Median (prompt tokens/s, new tokens/s) of each form for a prompt `[1, T]`.
+
+    The forms take turns, so that a slow moment of the machine meets all of them.
+    """
+    rates: dict[str, list[Speed]] = {form.name: [] for form in forms}
+    turns = [form for _ in range(REPETITIONS + 1) for form in forms]
+    for done, form in enumerate(turns, 1):
+        rates[form.name].append(_generate(form.prepare(), prompt))
+        progress(done, len(turns))
+    return {
+        name: (
+            statistics.median(speed.prompt_rate for speed in speeds[1:]),
+            statistics.median(speed.new_rate or 0.0 for speed in speeds[1:]),
+        )
+        for name, speeds in rates.items()
+    }
+
+
+def _generate(model: Any, prompt: Tensor) -> Speed:
+    clock = TokenClock()
+    model.generate(
+        input_ids=prompt,
+        attention_mask=prompt.new_ones(prompt.shape),
+        do_sample=False,
+        min_new_tokens=NEW_TOKENS,
+        max_new_tokens=NEW_TOKENS,
+        streamer=clock,
+    )
+    return clock.speed()

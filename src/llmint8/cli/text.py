@@ -1,0 +1,55 @@
+"""The text of an evaluation, as token ids."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmint8.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What the shipped text is; src/llmint8/data/PROVENANCE.md says more.
+SAMPLE_NAME = "Jargon File 4.4.7, extract"
+#: Tokens of a window, unless the model takes fewer.
+DEFAULT_CONTEXT = 512
+
+
+def sample_text() -> str:
+    """26 KiB of English prose in the public domain, about 5,700 tokens of SmolLM2."""
+    return resources.files("llmint8").joinpath("data/jargon_file.txt").read_text(encoding="utf-8")
+
+
+def read_text(file: Path | None) -> tuple[str, str]:
+    """The name and the content of a UTF-8 file, or of the shipped text. Raises InputError if unreadable."""
+    if file is None:
+        return SAMPLE_NAME, sample_text()
+    try:
+        return str(file), file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as UTF-8 text ({error}); give a plain text file") from error
+
+
+def first_tokens(tokenizer: Any, text: str, count: int) -> Tensor:
+    """Up to `count` token ids of a text, int64 `[T]`. Raises InputError if there are fewer than 2."""
+    ids: Tensor = tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0][:count]
+    if len(ids) < 2:
+        raise InputError(
+            f"the text holds {len(ids)} tokens, and an evaluation needs at least 2; give more text"
+        )
+    return ids.long()
+
+
+def context_length(model: Any, wanted: int | None) -> int:
+    """Tokens of a window: what was wanted, or 512, or as many as the model takes.
+
+    Raises InputError if more are wanted than the model takes.
+    """
+    limit: int = getattr(model.config, "max_position_embeddings", None) or DEFAULT_CONTEXT
+    if wanted is not None and wanted > limit:
+        raise InputError(
+            f"--context {wanted} exceeds the {limit} positions of the model; give at most {limit}"
+        )
+    return wanted or min(DEFAULT_CONTEXT, limit)
