@@ -11,10 +11,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from llmint8.cli.measuring import NEW_TOKENS, PROMPT_TOKENS, REPETITIONS, Form, load_forms, measure_speeds
-from llmint8.cli.models import load_tokenizer
+from llmint8.cli.models import find_model, load_tokenizer
 from llmint8.cli.options import JsonOption, examples
 from llmint8.cli.output import print_json, progress, stdout, working
-from llmint8.cli.smollm2 import smollm2_folder
+from llmint8.cli.smollm2 import SMOLLM2
 from llmint8.cli.text import DEFAULT_CONTEXT, SAMPLE_NAME, first_tokens, sample_text
 
 NAME = "demo"
@@ -35,10 +35,10 @@ def command(
     from llmint8.analysis import evaluate
 
     start = time.perf_counter()
-    folder = smollm2_folder()
+    found = find_model(SMOLLM2)
     with working("Loading SmolLM2-135M three times: float32, bfloat16, int8"):
-        tokenizer = load_tokenizer(folder)
-        forms = load_forms(folder)
+        tokenizer = load_tokenizer(found.path)
+        forms = load_forms(found)
     ids = first_tokens(tokenizer, sample_text(), tokens)
     with progress("Perplexity and KL divergence") as step:
         models = {form.name: form.logits for form in forms}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from llmint8.cli.models import load_float, load_int8, load_tokenizer, model_folder
+from llmint8.cli.models import find_float_model, find_model, load_float, load_int8, load_tokenizer
 from llmint8.cli.options import Dtype, DtypeOption, JsonOption, ModelArgument, ThresholdOption, examples
 from llmint8.cli.output import note, print_json, progress, stdout, working
 from llmint8.cli.text import context_length, first_tokens, read_text
@@ -54,14 +54,14 @@ def command(
     """
     from llmint8.analysis import evaluate
 
-    folder = model_folder(model)
-    reference = None if against is None else model_folder(against)
+    found = find_model(model)
+    reference = None if against is None else find_float_model(against, "--against")
     name, content = read_text(text)
     with working(f"Loading {model}"):
-        tokenizer = load_tokenizer(folder)
-        models = {"int8": load_int8(folder, threshold, dtype)}
+        tokenizer = load_tokenizer(found.path)
+        models = {"int8": load_int8(found, threshold, dtype)}
         if reference is not None:
-            models["float"] = load_float(reference, Dtype.float32, "--against")
+            models["float"] = load_float(reference, Dtype.float32)
     length = context_length(models["int8"], context)
     ids = first_tokens(tokenizer, content, tokens)
     if len(ids) < tokens:

@@ -12,14 +12,14 @@ from typing import Any
 from llmint8.errors import CheckpointError
 
 
-def check_target(out: Path, force: bool, source: Path | None = None) -> None:
+def check_target(out: Path, force: bool, source: Path) -> None:
     """Raise CheckpointError unless `out` may be written: it is new, or a checkpoint and `force` is on.
 
     source: a folder that must survive, whatever `force` says.
     """
     if not out.parent.is_dir():
         raise CheckpointError(f"{out.parent} is no folder; create it first")
-    if source is not None and source.resolve().is_relative_to(out.resolve()):
+    if source.resolve().is_relative_to(out.resolve()):
         raise CheckpointError(f"{out} holds the model that is read; choose another folder")
     if not out.exists() and not out.is_symlink():
         return

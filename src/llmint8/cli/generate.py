@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmint8.cli.models import load_int8, load_tokenizer, model_folder
+from llmint8.cli.models import find_model, load_int8, load_tokenizer
 from llmint8.cli.options import Dtype, DtypeOption, ModelArgument, ThresholdOption, examples
 from llmint8.cli.output import note, working
 from llmint8.cli.quiet import quiet_transformers
@@ -41,10 +41,10 @@ def command(
     """
     if seed is not None and temperature == 0:
         raise typer.BadParameter("--seed needs --temperature above 0: nothing is drawn at random otherwise")
-    folder = model_folder(model)
+    found = find_model(model)
     with working(f"Loading {model}"):
-        tokenizer = load_tokenizer(folder)
-        loaded = load_int8(folder, threshold, dtype)
+        tokenizer = load_tokenizer(found.path)
+        loaded = load_int8(found, threshold, dtype)
     inputs = _encode(loaded, tokenizer, prompt, max_new_tokens)
     transformers = quiet_transformers()
     clock = TokenClock(transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True))

@@ -6,16 +6,17 @@ import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmint8.cli.evaluate import logits_of
-from llmint8.cli.models import load_float
+from llmint8.cli.models import load_float, set_threshold
 from llmint8.cli.options import Dtype
 from llmint8.cli.streaming import Speed, TokenClock
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from llmint8.checkpoint import CheckpointSummary
 
 #: Repetitions of each speed, after one that is thrown away.
 REPETITIONS = 3
@@ -38,12 +39,8 @@ class Form:
 
     def prepare(self) -> Any:
         """The model, with the threshold of this form."""
-        from llmint8.nn import Int8Linear
-
         if self.threshold is not None:
-            for module in self.model.modules():
-                if isinstance(module, Int8Linear):
-                    module.threshold = self.threshold  # type: ignore[assignment]
+            set_threshold(self.model, self.threshold)
         return self.model
 
     def logits(self, ids: Tensor) -> Tensor:
@@ -52,12 +49,12 @@ class Form:
         return output
 
 
-def load_forms(folder: Path) -> list[Form]:
+def load_forms(found: CheckpointSummary) -> list[Form]:
     """float32, bfloat16, and int8 with both outlier rules; what int8 does not replace is float32 there."""
     from llmint8.convert import quantize_model
 
-    float32 = load_float(folder, Dtype.float32, "the demo")
-    bfloat16 = load_float(folder, Dtype.bfloat16, "the demo")
+    float32 = load_float(found, Dtype.float32)
+    bfloat16 = load_float(found, Dtype.bfloat16)
     int8 = copy.deepcopy(float32)
     replaced = [row.name for row in quantize_model(int8).converted]
 

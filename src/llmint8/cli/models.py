@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,76 +15,80 @@ if TYPE_CHECKING:
     from llmint8.checkpoint import CheckpointSummary
 
 
-def model_folder(name: str) -> Path:
-    """The folder of a model: a path, or "smollm2" (a folder of that name is "./smollm2").
+def find_model(name: str) -> CheckpointSummary:
+    """A model by its path or as "smollm2" (a folder of that name is "./smollm2"), its headers checked.
 
-    Raises CheckpointError if there is none.
+    Raises CheckpointError if there is none, if files are torn or missing, or if int8 weights and config.json
+    contradict each other, and QuantizationError for another quantised format.
     """
-    if name == SMOLLM2:
-        return smollm2_folder()
-    folder = Path(name)
+    from llmint8.checkpoint import inspect_checkpoint
+
+    folder = smollm2_folder() if name == SMOLLM2 else Path(name)
     if not folder.exists():
         raise CheckpointError(f'{name} does not exist; give a local model folder, or "{SMOLLM2}"')
     if not folder.is_dir():
         raise CheckpointError(f"{name} is a file; give the folder that holds config.json and the weights")
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{name} holds no config.json; give a folder that save_pretrained wrote")
-    return folder
-
-
-def check_model(folder: Path) -> CheckpointSummary:
-    """What the headers of a model folder say, found consistent with its config.json.
-
-    Raises CheckpointError for files that are torn or missing, or int8 weights that nothing declares, and
-    QuantizationError for a model in another quantised format.
-    """
-    from llmint8.checkpoint import inspect_checkpoint
-
     summary = inspect_checkpoint(folder)
-    method = None if summary.quantization is None else summary.quantization.get("quant_method")
     if summary.quantization is None and summary.int8_layers:
         raise CheckpointError(
             f"{folder} holds int8 weights, but its config.json has no quantization_config; convert it again"
         )
-    if summary.quantization is not None and method != "llmint8":
+    if summary.quantization is None:
+        return summary
+    method = summary.quantization.get("quant_method")
+    if method != "llmint8":
         raise QuantizationError(
             f"{folder} is quantised already, as {method!r}; give the float model it was made from"
         )
-    if summary.quantization is not None and not summary.int8_layers:
+    if not summary.int8_layers:
         raise CheckpointError(
             f"{folder} is int8 by its config.json, but holds no int8 weight; convert the float model again"
         )
     return summary
 
 
-def load_float(folder: Path, dtype: Dtype, purpose: str) -> Any:
-    """A float model, in evaluation mode.
+def find_float_model(name: str, purpose: str) -> CheckpointSummary:
+    """The same for a float model. purpose: what it is for, in the words of an error.
 
-    purpose: what the model is for, in the words of an error.
-    Raises QuantizationError if it is int8 already, CheckpointError if it cannot be loaded.
+    Raises QuantizationError if it is int8 already.
     """
-    if check_model(folder).quantization is not None:
-        raise QuantizationError(f"{folder} is int8 already; {purpose} takes the float model")
-    return _load(folder, dtype)
+    found = find_model(name)
+    if found.quantization is not None:
+        raise QuantizationError(f"{name} is int8 already; {purpose} takes the float model")
+    return found
 
 
-def load_int8(folder: Path, threshold: float | str | None, dtype: Dtype) -> Any:
-    """An int8 model, in evaluation mode: a float folder is quantised while it is read.
+def load_float(found: CheckpointSummary, dtype: Dtype) -> Any:
+    """A float model, in evaluation mode. Raises CheckpointError if it cannot be loaded."""
+    return _load(found.path, dtype)
 
-    threshold: None is 6.0 for a float folder, and what was saved for an int8 one.
+
+def load_int8(found: CheckpointSummary, threshold: float | str | None, dtype: Dtype) -> Any:
+    """An int8 model, in evaluation mode: a float one is quantised while it is read.
+
+    threshold: None is 6.0 for a float model, and what was saved for an int8 one.
+    Raises CheckpointError if it cannot be loaded, QuantizationError for a non-finite weight.
     """
     from llmint8.config import Int8Config
+
+    if found.quantization is None:
+        config = Int8Config() if threshold is None else Int8Config(threshold)  # type: ignore[arg-type]
+        return _load(found.path, dtype, quantization_config=config)
+    model = _load(found.path, dtype)
+    if threshold is not None:
+        set_threshold(model, threshold)
+    return model
+
+
+def set_threshold(model: Any, threshold: float | str) -> None:
+    """Give every int8 layer this threshold."""
     from llmint8.nn import Int8Linear
 
-    if check_model(folder).quantization is None:
-        config = Int8Config() if threshold is None else Int8Config(threshold)  # type: ignore[arg-type]
-        return _load(folder, dtype, quantization_config=config)
-    model = _load(folder, dtype)
-    if threshold is not None:
-        for module in model.modules():
-            if isinstance(module, Int8Linear):
-                module.threshold = threshold  # type: ignore[assignment]
-    return model
+    for module in model.modules():
+        if isinstance(module, Int8Linear):
+            module.threshold = threshold  # type: ignore[assignment]
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -93,7 +98,7 @@ def load_tokenizer(folder: Path) -> Any:
         return transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:
         raise CheckpointError(
-            f"{folder} holds no tokenizer that can be loaded ({_first_line(error)}); "
+            f"{folder} holds no tokenizer that can be loaded ({_shortened(error)}); "
             "copy tokenizer.json and tokenizer_config.json there"
         ) from error
 
@@ -113,7 +118,7 @@ def _load(folder: Path, dtype: Dtype, **settings: Any) -> Any:
     except Exception as error:  # transformers raises anything for a file that it does not understand
         _check_finite(folder)
         raise CheckpointError(
-            f"{folder} cannot be loaded ({_first_line(error)}); check config.json, or fetch the model again"
+            f"{folder} cannot be loaded ({_shortened(error)}); check config.json, or fetch the model again"
         ) from error
     _check_complete(folder, info)
     return model.eval()
@@ -156,6 +161,5 @@ def _check_finite(folder: Path) -> None:
                     )
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _shortened(error: Exception) -> str:
+    return textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" …")

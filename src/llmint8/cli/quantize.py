@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llmint8.cli.files import check_target, new_folder, save_model
-from llmint8.cli.models import load_float, model_folder
+from llmint8.cli.models import find_float_model, load_float
 from llmint8.cli.options import Dtype, DtypeOption, JsonOption, ModelArgument, ThresholdOption, examples
 from llmint8.cli.output import print_json, progress, stdout, working
 
@@ -46,18 +46,18 @@ def command(
     from llmint8.config import Int8Config
     from llmint8.convert import quantize_model
 
-    folder = model_folder(model)
-    check_target(out, force, folder)
+    found = find_float_model(model, "quantize")
+    check_target(out, force, found.path)
     config = Int8Config(skip_modules=tuple(skip) if skip else None)
     if threshold is not None:
         config = Int8Config(threshold, config.skip_modules)
     with working(f"Loading {model}"):
-        loaded = load_float(folder, dtype, "quantize")
+        loaded = load_float(found, dtype)
     with progress("Converting") as step:
         report = quantize_model(loaded, config, step)
     with working(f"Writing {out}"), new_folder(out) as new:
         save_model(loaded, new)
-        _copy_companions(folder, new)
+        _copy_companions(found.path, new)
     if json:
         print_json({"out": str(out), "config": config.to_dict(), **report.to_dict()})
     else:
