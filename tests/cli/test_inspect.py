@@ -36,3 +36,9 @@ def test_what_cannot_be_read_is_named(run, tmp_path, int8_model, retensored):
     assert "holds no .safetensors file" in run("inspect", tmp_path, "--json").error
     folder = retensored(int8_model, lambda t: t.pop("model.layers.1.self_attn.q_proj.SCB"))
     assert "model.layers.1.self_attn.q_proj.SCB is missing" in run("inspect", folder).error
+
+
+def test_a_path_is_no_markup(run, float_model, tmp_path, monkeypatch):
+    (tmp_path / "model[red]").symlink_to(float_model)
+    monkeypatch.chdir(tmp_path)
+    assert run("inspect", "model[red]", code=0).stdout.startswith("model[red] ")

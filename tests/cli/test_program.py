@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -46,7 +47,10 @@ def test_help_paragraphs_fill_their_lines(run):
     """No line end of the source survives: the next word would not have fitted."""
     lines = run("eval", "--help", code=0).stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if "The text is cut" in line)
-    assert len(lines[start].strip()) + 1 + len(lines[start + 1].split()[0]) > 96
+    paragraph = lines[start : next(i for i in range(start, len(lines)) if not lines[i].strip())]
+    assert len(paragraph) == 3
+    for line, following in itertools.pairwise(paragraph):
+        assert len(line.strip()) + 1 + len(following.split()[0]) > 98
 
 
 def test_commands_are_not_paid_for_before_they_run():

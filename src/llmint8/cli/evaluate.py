@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from llmint8.cli.models import find_float_model, find_model, load_float, load_int8, load_tokenizer
@@ -106,7 +107,7 @@ def threshold_of(model: Any) -> float | str:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    title = f"{result['model']} on {result['text']}"
+    title = escape(f"{result['model']} on {result['text']}")
     table = Table("", "value", title=title, title_justify="left", show_header=False)
     table.columns[1].justify = "right"
     table.add_row("threshold", str(result["threshold"]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from llmint8.cli.options import JsonOption, examples
@@ -52,7 +53,9 @@ def _as_json(summary: CheckpointSummary) -> dict[str, Any]:
 def _show(summary: CheckpointSummary) -> None:
     from llmint8.convert import human_bytes
 
-    table = Table("tensor or int8 layer", "type", "shape", title=f"{summary.path}", title_justify="left")
+    table = Table(
+        "tensor or int8 layer", "type", "shape", title=escape(str(summary.path)), title_justify="left"
+    )
     table.add_column("count", justify="right")
     table.add_column("size", justify="right")
     for (name, dtype, shape), (count, size) in _groups(summary).items():
@@ -65,7 +68,11 @@ def _show(summary: CheckpointSummary) -> None:
     described = ", ".join(f"{key} {value}" for key, value in settings.items()) or "none"
     console = stdout()
     console.print(table)
-    console.print(f"{len(summary.int8_layers)} int8 layers; quantization_config: {described}", soft_wrap=True)
+    console.print(
+        f"{len(summary.int8_layers)} int8 layers; quantization_config: {described}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _groups(summary: CheckpointSummary) -> dict[tuple[str, str, str], tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -55,7 +56,7 @@ def working(message: str) -> Iterator[None]:
     """Say what is being done: a spinner on a terminal, otherwise a line."""
     console = stderr()
     if console.is_terminal:
-        with console.status(message):
+        with console.status(escape(message)):
             yield
     else:
         typer.echo(message, err=True)
