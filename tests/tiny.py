@@ -46,7 +46,7 @@ def tiny_llama(seed: int = 0, **overrides: Any) -> LlamaForCausalLM:
 
 
 def save_tiny_checkpoint(folder: str | Path, seed: int = 0, **overrides: Any) -> Path:
-    """Save a tiny Llama and its tokenizer into `folder`, as `from_pretrained` reads them; return the folder."""
+    """Save a tiny Llama and its tokenizer into `folder` for `from_pretrained`; return the folder."""
     tiny_llama(seed, **overrides).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return Path(folder)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from llmint8 import backends
 from llmint8.config import Int8Config
-from llmint8.convert import ConversionReport, dequantize_model, quantize_model
+from llmint8.convert import ConversionReport, dequantize_model, quantize_model, set_threshold
 from llmint8.errors import (
     BackendError,
     CheckpointError,
@@ -35,6 +35,7 @@ __all__ = [
     "__version__",
     "dequantize_model",
     "quantize_model",
+    "set_threshold",
 ]
 
 backends.register()

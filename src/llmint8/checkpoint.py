@@ -77,17 +77,14 @@ def read_headers(files: Iterable[str | Path]) -> dict[str, TensorHeader]:
     return tensors
 
 
-def check_layout(files: Iterable[str | Path]) -> None:
-    """Check that every int8 weight in safetensors files has its scales; other files are not looked at.
-
-    Raises CheckpointError naming the first tensor that is missing or does not fit.
-    """
-    check_tensors(read_headers(f for f in files if str(f).endswith(".safetensors")))
-
-
 def check_tensors(tensors: dict[str, TensorHeader]) -> None:
-    """Raise CheckpointError unless every int8 weight `[N, K]` has `SCB` float32 `[N]`."""
+    """Raise CheckpointError unless every int8 weight `[N, K]` has `SCB` float32 `[N]`, and the reverse."""
     for name, tensor in tensors.items():
+        if name.endswith(".SCB") and name.removesuffix("SCB") + "weight" not in tensors:
+            raise CheckpointError(
+                f"{name.removesuffix('SCB')}weight is missing: the codes that {name} scales; "
+                "convert the model again"
+            )
         if not is_int8_weight(name, tensor):
             continue
         layer = name.removesuffix(".weight")
@@ -123,7 +120,10 @@ def shard_files(folder: Path) -> list[Path]:
         if not files:
             raise CheckpointError(f"{folder} holds no .safetensors file; is it a model folder?")
         return files
-    names = set(_read_json(index).get("weight_map", {}).values())
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index} holds no weight_map of tensor to file; fetch it again")
+    names = set(weight_map.values())
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(
@@ -137,7 +137,9 @@ def read_quantization(path: Path) -> dict[str, Any] | None:
     file = path / "config.json"
     if not path.is_dir() or not file.exists():
         return None
-    found: dict[str, Any] | None = _read_json(file).get("quantization_config")
+    found = _read_json(file).get("quantization_config")
+    if found is not None and not isinstance(found, dict):
+        raise CheckpointError(f"{file}: quantization_config is no JSON object; fetch it again")
     return found
 
 

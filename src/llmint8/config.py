@@ -7,8 +7,8 @@ It has the methods that transformers calls on a quantization config, so an `Int8
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,15 +23,16 @@ def check_threshold(value: object) -> Threshold:
 
     Raises ConfigError for anything else.
     """
-    if value == AUTO:
+    if isinstance(value, str) and value == AUTO:
         return "auto"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f'threshold must be a number >= 0 or "auto", got {value!r}')
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value <= sys.float_info.max:
         raise ConfigError(
-            f'threshold must be finite and >= 0 (0 keeps no outliers, 6.0 is the paper\'s) or "auto", got {value!r}'
+            "threshold must be finite and >= 0 (0 keeps no outliers, 6.0 is the paper's) "
+            f'or "auto", got {value!r}'
         )
-    return float(value)
+    return abs(float(value))  # -0.0 is 0
 
 
 def threshold_code(threshold: Threshold) -> float:
@@ -59,9 +60,10 @@ class Int8Config:
         skip = self.skip_modules
         if skip is None:
             return
-        if isinstance(skip, str) or not all(isinstance(name, str) and name for name in skip):
+        names = () if isinstance(skip, str) or not isinstance(skip, Iterable) else tuple(skip)
+        if (skip and not names) or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(f"skip_modules must be a list of module names, got {skip!r}")
-        object.__setattr__(self, "skip_modules", tuple(skip))
+        object.__setattr__(self, "skip_modules", names)
 
     @property
     def quant_method(self) -> str:

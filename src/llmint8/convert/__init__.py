@@ -1,7 +1,7 @@
 """Conversion of a model in memory: the plan (what becomes int8), the work, and the report."""
 
-from llmint8.convert.model import dequantize_model, quantize_model, replace_module
-from llmint8.convert.plan import Plan, check_skip_modules, is_conv1d, plan_conversion
+from llmint8.convert.model import dequantize_model, quantize_model, replace_modules, set_threshold
+from llmint8.convert.plan import Plan, check_skip_modules, is_linear, plan_conversion
 from llmint8.convert.report import ConversionReport, Row, human_bytes
 
 __all__ = [
@@ -11,8 +11,9 @@ __all__ = [
     "check_skip_modules",
     "dequantize_model",
     "human_bytes",
-    "is_conv1d",
+    "is_linear",
     "plan_conversion",
     "quantize_model",
-    "replace_module",
+    "replace_modules",
+    "set_threshold",
 ]

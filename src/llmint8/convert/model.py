@@ -1,30 +1,39 @@
-"""Convert a model in memory: every linear layer to `Int8Linear`, module by module, and say what was done."""
+"""Convert a model in memory: linear layers to `Int8Linear`, module by module, and say what was done."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable
-from typing import TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
-from llmint8.config import Int8Config
-from llmint8.errors import QuantizationError
-from llmint8.nn import Int8Linear
-from llmint8.convert.plan import Plan, check_skip_modules, is_conv1d, plan_conversion
+from llmint8 import reference
+from llmint8.config import Int8Config, Threshold
+from llmint8.convert.plan import Plan, check_skip_modules, plan_conversion
 from llmint8.convert.report import ConversionReport, Row
+from llmint8.errors import QuantizationError
+from llmint8.nn import Int8Conv1D, Int8Linear, is_conv1d, weight_as_linear
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` where the module `name` ("model.layers.0.mlp.up_proj") is, under all its names."""
-    old = model.get_submodule(name)
-    for parent in list(model.modules()):
-        for child, module in parent.named_children():
-            if module is old:
-                setattr(parent, child, new)
+def replace_modules(
+    model: nn.Module, names: Iterable[str], build: Callable[[str, nn.Module], nn.Module]
+) -> None:
+    """Put `build(name, module)` where each named module is, under all its names, one module at a time."""
+    slots: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for parent in model.modules():
+        for child, module in parent._modules.items():
+            if module is not None:
+                slots[id(module)].append((parent, child))
+    for name in names:
+        old = model.get_submodule(name)
+        new = build(name, old)
+        for parent, child in slots[id(old)]:
+            setattr(parent, child, new)
 
 
 def _bytes(module: nn.Module) -> int:
@@ -39,8 +48,8 @@ def quantize_model(
     """Convert a model to int8 in place, one module at a time (peak memory: the model plus one layer).
 
     model: any module; every `nn.Linear` and transformers `Conv1D` in it becomes an `Int8Linear`, except the
-        output head and whatever shares a weight with another module, and `config.skip_modules`. Hooks and
-        subclasses of `nn.Linear` are left alone, and the report says so.
+        output head, whatever shares a weight with another module, and `config.skip_modules`. Layers with
+        hooks and subclasses of `nn.Linear` are left alone, and the report says so.
     config: `Int8Config()` when None.
     progress: called with (modules done, modules in all) after each module.
 
@@ -55,17 +64,20 @@ def quantize_model(
     _check_convertible(model, plan)
     before = _bytes(model)
     rows = list(plan.skipped)
-    for done, name in enumerate(plan.convert, 1):
-        source = model.get_submodule(name)
-        new = _convert(source, config, f"{name}.weight")
+
+    def convert(name: str, source: nn.Module) -> nn.Module:
+        kind = Int8Conv1D if is_conv1d(source) else Int8Linear
+        bias = cast("nn.Parameter | None", source.bias)
+        new = kind.from_weight(weight_as_linear(source), bias, config.threshold, f"{name}.weight")
         rows.append(Row(name, type(source).__name__, "int8", _bytes(source), _bytes(new)))
-        replace_module(model, name, new)
-        del source
         if progress is not None:
-            progress(done, len(plan.convert))
-    gc.collect()
-    if hasattr(model, "save_pretrained") and hasattr(model, "config"):
-        model.config.quantization_config = config  # so that what transformers saves, transformers can load
+            progress(len(rows) - len(plan.skipped), len(plan.convert))
+        return new.train(source.training)
+
+    replace_modules(model, plan.convert, convert)
+    saved = _saved_config(model)
+    if saved is not None:
+        saved.quantization_config = config  # so that what transformers saves, transformers can load
     return ConversionReport(tuple(sorted(rows, key=lambda r: plan.order[r.name])), before, _bytes(model))
 
 
@@ -78,32 +90,45 @@ def _check_convertible(model: nn.Module, plan: Plan) -> None:
         reasons = sorted({row.decision for row in plan.skipped}) or ["it has no linear layer"]
         raise QuantizationError(f"nothing to convert: {'; '.join(reasons)}")
     for name in plan.convert:
-        weight = model.get_submodule(name).weight
-        assert isinstance(weight, torch.Tensor)
-        if weight.is_meta:
-            raise QuantizationError(f"{name}.weight has no data (meta device): load the weights first")
-        if not all(bool(torch.isfinite(block).all()) for block in weight.detach().split(1024)):
-            raise QuantizationError(
-                f"{name}.weight: holds a NaN or an infinity, which no scale can represent; "
-                "repair the weight, or add the module to skip_modules"
-            )
+        reference.weight_absmax(weight_as_linear(model.get_submodule(name)).detach(), f"{name}.weight")
 
 
-def _convert(source: nn.Module, config: Int8Config, name: str) -> Int8Linear:
-    if isinstance(source, nn.Linear):
-        return Int8Linear.from_linear(source, config.threshold, name)
-    assert is_conv1d(source)
-    weight, bias = source.weight, source.bias
-    assert isinstance(weight, torch.Tensor)
-    assert isinstance(bias, nn.Parameter)
-    return Int8Linear.from_weight(weight.T, bias, config.threshold, name).train(source.training)
+def _saved_config(model: nn.Module) -> Any:
+    """The configuration that transformers writes beside the weights; None for another kind of model."""
+    return getattr(model, "config", None) if hasattr(model, "save_pretrained") else None
 
 
-def dequantize_model(model: M, dtype: torch.dtype = torch.float32) -> M:
-    """Replace every `Int8Linear` by an `nn.Linear` with the de-quantised weight, in place; return the model."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Int8Linear):
-            replace_module(model, name, module.to_linear(dtype))
-    if hasattr(getattr(model, "config", None), "quantization_config"):
-        del model.config.quantization_config
+def set_threshold(model: nn.Module, threshold: Threshold) -> None:
+    """Set the threshold of every `Int8Linear`, and in the configuration that `save_pretrained` writes.
+
+    Raises ConfigError for a bad threshold, QuantizationError if the model has no `Int8Linear`.
+    """
+    config = Int8Config(threshold)
+    layers = [m for m in model.modules() if isinstance(m, Int8Linear)]
+    if not layers:
+        raise QuantizationError("the model has no int8 layer: convert it with quantize_model(model)")
+    for layer in layers:
+        layer.threshold = config.threshold
+    saved = _saved_config(model)
+    given = getattr(saved, "quantization_config", None)
+    if isinstance(given, Int8Config):
+        saved.quantization_config = replace(given, threshold=config.threshold)
+
+
+def dequantize_model(model: M, dtype: torch.dtype | None = None) -> M:
+    """Replace every `Int8Linear` by a float layer with the de-quantised weight, in place; return the model.
+
+    dtype: of the new weights; None for that of the model's first float parameter.
+    """
+    if dtype is None:
+        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
+        dtype = next(floats, torch.float32)
+    kind = dtype
+    names = [name for name, module in model.named_modules() if isinstance(module, Int8Linear)]
+    replace_modules(model, names, lambda _, module: cast(Int8Linear, module).to_float_layer(kind))
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        quantizer.remove_quantization_config(model)
+    elif hasattr(_saved_config(model), "quantization_config"):
+        del _saved_config(model).quantization_config
     return model

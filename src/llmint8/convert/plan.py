@@ -7,11 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from llmint8.errors import ConfigError
-from llmint8.numerics import MAX_FEATURES
 from llmint8.convert.report import Row
+from llmint8.errors import ConfigError
+from llmint8.nn import Int8Linear, is_conv1d, weight_as_linear
+from llmint8.numerics import MAX_FEATURES
+
+#: Where torch keeps the hooks that run with a layer's forward or backward.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -24,14 +28,8 @@ class Plan:
     order: dict[str, int]
 
 
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether this is transformers' `Conv1D`, a linear layer with weight `[K, N]` (GPT-2), told by its name
-    so that transformers need not be imported."""
-    return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
-
-
 def matches(name: str, pattern: str) -> bool:
-    """Whether a skip pattern names a module: its full name, a parent, its last parts, or whole parts within."""
+    """Whether a skip pattern names a module: its full name, a parent, its last parts, or parts within."""
     return re.search(rf"(^|\.){re.escape(pattern)}($|\.)", name) is not None
 
 
@@ -47,14 +45,17 @@ def check_skip_modules(model: nn.Module, skip_modules: Sequence[str] | None) -> 
 def plan_conversion(model: nn.Module, skip_modules: Sequence[str] | None) -> Plan:
     """Decide for every module of `model`; nothing is skipped without a reason in the plan."""
     modules = dict(model.named_modules())
-    heads, shared = _output_heads(model), _shared_weights(modules)
+    special = _output_heads(model) | _read_by_their_parent(model)
+    shared = _shared_weights(modules)
     convert, skipped = [], []
     for name, module in modules.items():
         weights = {key: p for key, p in module.named_parameters(recurse=False) if p.dim() >= 2}
         if not weights:
             continue
         pattern = next((p for p in skip_modules or () if matches(name, p)), None)
-        reason = f"skip_modules: {pattern}" if pattern else _reason(module, name, heads, shared)
+        reason = f"skip_modules: {pattern}" if pattern else special.get(id(module))
+        if reason is None:
+            reason = _reason(module, name, shared)
         if reason is None:
             convert.append(name)
         else:
@@ -63,39 +64,66 @@ def plan_conversion(model: nn.Module, skip_modules: Sequence[str] | None) -> Pla
     return Plan(tuple(convert), tuple(skipped), {name: i for i, name in enumerate(modules)})
 
 
-def _reason(module: nn.Module, name: str, heads: set[int], shared: dict[int, list[str]]) -> str | None:
+def is_linear(module: nn.Module) -> bool:
+    """Whether `Int8Linear` can stand in for this: an `nn.Linear` itself, no subclass, or a `Conv1D`."""
+    return type(module) is nn.Linear or is_conv1d(module)
+
+
+def _reason(module: nn.Module, name: str, shared: dict[int, list[str]]) -> str | None:
     """Why a module that holds a matrix stays as it is, or None if it becomes int8."""
-    linear = type(module) is nn.Linear or is_conv1d(module)
-    if id(module) in heads:
-        return "output head"
     if isinstance(module, nn.Embedding):
         return "embedding: looked up, not multiplied"
-    if not linear:
-        if isinstance(module, nn.Linear):
-            return f"{type(module).__name__} is a subclass of nn.Linear with a forward of its own"
-        return f"{type(module).__name__} is not a linear layer"
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    others = [other for other in shared[id(weight)] if other != name]
+    if isinstance(module, Int8Linear):
+        return "int8 already"
+    if not is_linear(module):
+        return _why_not_linear(module)
+    weight = weight_as_linear(module)
+    others = [other for other in shared[id(module.weight)] if other != name]
     if others:
         return f"weight tied to {others[0]}"
-    if module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"):
-        return "carries hooks or parametrizations, which a replacement would lose"
-    features = weight.shape[0] if is_conv1d(module) else weight.shape[1]
-    if features > MAX_FEATURES:
-        return f"{features} input features exceed {MAX_FEATURES}: int32 sums could overflow"
+    if any(getattr(module, hooks) for hooks in _HOOKS) or hasattr(module, "_hf_hook"):
+        return "carries hooks, which a replacement would lose"
+    if weight.shape[1] > MAX_FEATURES:
+        return f"{weight.shape[1]} input features exceed {MAX_FEATURES}: int32 sums could overflow"
     return None
 
 
-def _output_heads(model: nn.Module) -> set[int]:
-    """Identities of the modules that models of transformers name as their output head."""
-    heads = set()
+def _why_not_linear(module: nn.Module) -> str:
+    kind = type(module).__name__
+    if isinstance(module, nn.Linear):
+        return f"{kind} is a subclass of nn.Linear with a forward of its own"
+    convolution = isinstance(module, nn.modules.conv._ConvNd)
+    if not convolution and any(p.dim() == 3 for p in module.parameters(recurse=False)):
+        return "fused experts: weights of three dimensions are not converted"
+    return f"{kind} is not a linear layer"
+
+
+def _output_heads(model: nn.Module) -> dict[int, str]:
+    """Identities of the modules that models of transformers have as their output head.
+
+    The head is what the model names so; a model that names none but wraps a base model (a classifier on an
+    encoder) has the linear layers outside that base as its head.
+    """
+    heads: dict[int, str] = {}
     for module in model.modules():
         getter = getattr(module, "get_output_embeddings", None)
-        head = getter() if callable(getter) else None
+        if not callable(getter):
+            continue
+        head, base = getter(), getattr(module, "base_model", module)
         if isinstance(head, nn.Module):
-            heads.add(id(head))
+            heads[id(head)] = "output head"
+        elif isinstance(base, nn.Module) and base is not module:
+            inside = {id(m) for m in base.modules()}
+            outside = (m for m in module.modules() if id(m) not in inside and is_linear(m))
+            heads.update((id(m), "output head") for m in outside)
     return heads
+
+
+def _read_by_their_parent(model: nn.Module) -> dict[int, str]:
+    """Identities of the layers whose weights torch's encoder layer hands to a fused kernel of its own."""
+    encoders = (m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer))
+    layers = (layer for encoder in encoders for layer in (encoder.linear1, encoder.linear2))
+    return {id(layer): "nn.TransformerEncoderLayer reads the weight past the layer" for layer in layers}
 
 
 def _shared_weights(modules: dict[str, nn.Module]) -> dict[int, list[str]]:

@@ -13,11 +13,13 @@ from rich.table import Table
 
 def human_bytes(count: float) -> str:
     """1536 -> "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    if abs(count) < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB"):
         count /= 1024
-    raise AssertionError
+        if abs(count) < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} GiB"
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,11 @@ class ConversionReport:
         }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table("module", "class", "decision", title="Conversion to int8", title_justify="left")
+        table = Table(title="Conversion to int8", title_justify="left")
+        for heading in ("module", "class", "decision"):
+            table.add_column(heading, overflow="fold")  # a name that is cut off names nothing
         for heading in ("count", "before", "after"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         for name, kind, decision, count, before, after in self._groups():
             table.add_row(name, kind, decision, str(count), human_bytes(before), human_bytes(after))
         table.add_section()

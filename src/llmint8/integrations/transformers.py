@@ -6,7 +6,7 @@ A saved model has plain tensors (`weight` int8, `SCB`, `weight_format`, `bias`),
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,31 +16,53 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from llmint8 import reference
-from llmint8.checkpoint import check_layout
+from llmint8.checkpoint import TensorHeader, check_tensors, is_int8_weight, read_headers
 from llmint8.config import Int8Config
-from llmint8.convert import check_skip_modules, dequantize_model, is_conv1d, plan_conversion, replace_module
+from llmint8.convert import (
+    check_skip_modules,
+    dequantize_model,
+    is_linear,
+    plan_conversion,
+    replace_modules,
+)
 from llmint8.errors import CheckpointError, QuantizationError
-from llmint8.nn import Int8Linear
+from llmint8.nn import Int8Conv1D, Int8Linear, is_conv1d, weight_as_linear
 from llmint8.numerics import ROW_MAJOR
 
 
 class QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
-    """Turns one float weight, as transformers reads it, into the three tensors of an `Int8Linear`."""
+    """Turns float weights, as transformers reads them, into the three tensors of each `Int8Linear`."""
 
-    def __init__(self, transposed: frozenset[str]) -> None:
-        self._transposed = transposed
+    def __init__(self, errors: list[QuantizationError]) -> None:
+        #: transformers catches what `convert` raises and shows a traceback; the quantizer raises this later.
+        self._errors = errors
 
-    def convert(self, input_dict: dict[str, Any], **_: Any) -> dict[str, Tensor]:
+    def convert(self, input_dict: dict[str, Any], *, model: nn.Module, **_: Any) -> dict[str, Tensor]:
         """{"...weight": float} to {"...weight": codes, "...SCB": absmax, "...weight_format": 0}."""
         tensors: dict[str, Tensor] = {}
         for key, value in input_dict.items():
-            weight = value[0] if isinstance(value, list) else value
+            tensor = value[0] if isinstance(value, list) else value
+            module, kind = get_module_from_name(model, key)
+            if not isinstance(module, Int8Linear) or kind != "weight":
+                tensors[key] = tensor
+                continue
+            try:
+                codes, absmax = reference.quantize_weight(_as_linear(tensor, module), key)
+            except QuantizationError as error:
+                self._errors.append(error)
+                codes, absmax = (
+                    torch.zeros(module.weight.shape, dtype=torch.int8),
+                    torch.zeros(module.SCB.shape),
+                )
             name = key.removesuffix(".weight")
-            codes, absmax = reference.quantize_weight(weight.T if name in self._transposed else weight, key)
             tensors[key] = codes
             tensors[name + ".SCB"] = absmax
             tensors[name + ".weight_format"] = torch.tensor(ROW_MAJOR, dtype=torch.uint8, device=codes.device)
         return tensors
+
+
+def _as_linear(weight: Tensor, module: Int8Linear) -> Tensor:
+    return weight.T if isinstance(module, Int8Conv1D) else weight
 
 
 class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -51,7 +73,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def __init__(self, quantization_config: Int8Config, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
-        self._transposed: frozenset[str] = frozenset()
+        self._errors: list[QuantizationError] = []
 
     @property
     def quantized_element_size(self) -> float:
@@ -73,31 +95,36 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def get_quantize_ops(self) -> QuantizeOnLoad:
         """The operation that quantises a tensor as it is read."""
-        return QuantizeOnLoad(self._transposed)
+        return QuantizeOnLoad(self._errors)
 
     def _process_model_before_weight_loading(
         self, model: nn.Module, checkpoint_files: list[str] | None = None, **_: Any
     ) -> None:
+        skip = self.quantization_config.skip_modules
         if not self.pre_quantized:
-            check_skip_modules(model, self.quantization_config.skip_modules)
-        plan = plan_conversion(model, self.quantization_config.skip_modules)
-        sources = {name: model.get_submodule(name) for name in plan.convert}
-        self._transposed = frozenset(name for name, source in sources.items() if is_conv1d(source))
-        for name, source in sources.items():
-            replace_module(model, name, _empty_like(source, self.quantization_config))
-        if self.pre_quantized and checkpoint_files:
-            check_layout(checkpoint_files)
+            check_skip_modules(model, skip)
+        names = plan_conversion(model, skip).convert
+        if self.pre_quantized:
+            stored = read_headers(f for f in checkpoint_files or () if str(f).endswith(".safetensors"))
+            check_tensors(stored)
+            names = _stored_as_int8(model, stored, names)
+        replace_modules(model, names, lambda _, source: _empty_like(source, self.quantization_config))
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
+        for error in self._errors:
+            raise error
         for name, module in model.named_modules():
             if not isinstance(module, Int8Linear) or module.weight.is_meta:
                 continue
-            for key, tensor in {"weight": module.weight, "SCB": module.SCB}.items():
-                if not getattr(tensor, "_is_hf_initialized", False):
-                    raise CheckpointError(f"{name}.{key} is missing in the checkpoint")
+            for key, tensor in {"weight": module.weight, "SCB": module.SCB, "bias": module.bias}.items():
+                if tensor is not None and not getattr(tensor, "_is_hf_initialized", False):
+                    raise CheckpointError(
+                        f"{name}.{key} is missing in the checkpoint, and an int8 layer cannot start from "
+                        "random numbers; add the module to skip_modules, or save the complete model first"
+                    )
             reason = module.invalid_state()
             if reason is not None:
-                raise CheckpointError(f"{name}: {reason}")
+                raise CheckpointError(f"{name}: {reason}; convert the model again")
         return model
 
     def is_serializable(self) -> bool:
@@ -115,17 +142,38 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         return True
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-        return dequantize_model(model, dtype or torch.float32)
+        return dequantize_model(model, dtype)
+
+
+def _stored_as_int8(
+    model: nn.Module, stored: dict[str, TensorHeader], planned: tuple[str, ...]
+) -> tuple[str, ...]:
+    """The linear layers that a checkpoint holds as int8.
+
+    What is stored decides, so a checkpoint loads whatever rule its layers were chosen by; the plan decides
+    for a layer that the headers do not name (it is renamed while it loads, or the files are no safetensors).
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+
+    def is_int8(name: str) -> bool:
+        # A base model can be loaded from the checkpoint of a whole one, and the other way round.
+        for key in (f"{name}.weight", f"{prefix}{name}.weight", f"{name}.weight".removeprefix(prefix)):
+            if key in stored:
+                return is_int8_weight(key, stored[key])
+        return name in planned
+
+    return tuple(name for name, module in model.named_modules() if is_linear(module) and is_int8(name))
 
 
 def _empty_like(source: nn.Module, config: Int8Config) -> Int8Linear:
     """An `Int8Linear` on the meta device, with the shape of a linear layer or `Conv1D`."""
-    weight, bias = source.weight, source.bias
-    assert isinstance(weight, Tensor)
-    rows, features = weight.T.shape if is_conv1d(source) else weight.shape
-    dtype = bias.dtype if isinstance(bias, Tensor) else None
-    module = Int8Linear(features, rows, bias is not None, "meta", dtype, config.threshold)
-    module._is_hf_initialized = True  # transformers would draw random numbers into a missing weight
+    rows, features = weight_as_linear(source).shape
+    bias = cast("Tensor | None", source.bias)
+    kind = Int8Conv1D if is_conv1d(source) else Int8Linear
+    dtype = None if bias is None else bias.dtype
+    module = kind(features, rows, bias is not None, "meta", dtype, config.threshold)
+    # Otherwise transformers would draw random numbers into a missing weight.
+    module._is_hf_initialized = True  # type: ignore[assignment]
     return module.train(source.training)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -17,9 +18,16 @@ _REGISTRY = "transformers.quantizers.auto"
 
 
 def _register() -> None:
-    from llmint8.integrations.transformers import register
-
-    register()
+    try:
+        from llmint8.integrations.transformers import register
+    except ImportError as error:  # the import of transformers must not fail for it
+        warnings.warn(
+            f"llmint8 cannot load models through this version of transformers ({error}); "
+            "run: pip install 'llmint8[transformers]'",
+            stacklevel=2,
+        )
+    else:
+        register()
 
 
 class _RegisterAfter(Loader):
@@ -40,7 +48,7 @@ class _RegistryFinder(MetaPathFinder):
     """Sees the import of transformers' registry once, and steps aside."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, _path: Sequence[str] | None, _target: ModuleType | None = None, /
     ) -> ModuleSpec | None:
         if fullname != _REGISTRY:
             return None

@@ -16,7 +16,6 @@ from llmint8 import ops, reference
 from llmint8.config import Threshold, check_threshold, threshold_code
 from llmint8.errors import QuantizationError
 from llmint8.numerics import AUTO_CODE, CODE_MAX, DEFAULT_THRESHOLD, ROW_MAJOR
-from llmint8.reference.rowwise import FLOATS
 
 
 class Int8Linear(nn.Linear):
@@ -92,7 +91,7 @@ class Int8Linear(nn.Linear):
         module.weight = nn.Parameter(codes, requires_grad=False)
         module.SCB = absmax
         module.weight_format = torch.tensor(ROW_MAJOR, dtype=torch.uint8, device=codes.device)
-        module.bias = bias
+        module.register_parameter("bias", bias)
         return module
 
     def forward(self, input: Tensor) -> Tensor:
@@ -104,27 +103,18 @@ class Int8Linear(nn.Linear):
         """The weight as floats, `[N, K]`."""
         return reference.dequantize_weight(self.weight, self.SCB, dtype)
 
-    def to_linear(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
+    def to_float_layer(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """An `nn.Linear` with the de-quantised weight; it shares the bias."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         linear.weight = nn.Parameter(self.dequantize(dtype))
-        linear.bias = self.bias
+        linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
 
     def invalid_state(self) -> str | None:
-        """Why the loaded state cannot be right, or None: what shapes alone do not show."""
-        if self.weight.dtype != torch.int8:
-            return f"weight is {self.weight.dtype}, not int8"
-        if int(self.weight_format) != ROW_MAJOR:
-            return (
-                f"weight_format is {int(self.weight_format)}, a tiled layout of old bitsandbytes releases; "
-                "load and save it once with bitsandbytes 0.45 or later"
-            )
-        if not torch.isfinite(self.SCB).all() or (self.SCB < 0).any():
-            return "SCB holds a negative or non-finite value"
-        if self.weight.numel() and int(self.weight.min()) < -CODE_MAX:
-            return "weight holds the code -128, which no absmax quantisation produces"
-        return None
+        """Why the tensors of this module cannot be an int8 layer, or None."""
+        if self.weight.shape != (self.out_features, self.in_features):
+            return f"weight is {list(self.weight.shape)}, not {[self.out_features, self.in_features]}"
+        return invalid_tensors(self.weight, self.SCB, self.weight_format)
 
     def extra_repr(self) -> str:
         """The arguments that matter, for `print(model)`."""
@@ -134,12 +124,15 @@ class Int8Linear(nn.Linear):
         """Nothing to draw: an int8 weight is converted or loaded, never initialised at random."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
+        """Move all, cast the bias alone: `.half()` would round the scales, `.type()` also the codes."""
         scb = self.SCB
-        super()._apply(fn, recurse)
-        if (
-            self.SCB.dtype != torch.float32
-        ):  # .half() and .to(dtype) cast float buffers; scales keep their bits
-            self.SCB = scb.to(self.SCB.device)
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            fixed = tensor is scb or not tensor.is_floating_point()
+            return tensor.to(moved.device) if fixed and moved.dtype != tensor.dtype else moved
+
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _load_from_state_dict(
@@ -153,22 +146,41 @@ class Int8Linear(nn.Linear):
         error_msgs: list[str],
     ) -> None:
         weight, scb = state_dict.get(prefix + "weight"), state_dict.get(prefix + "SCB")
-        if weight is not None and weight.dtype in (*FLOATS, torch.float64):
-            error_msgs.append(
-                f"{prefix}weight is {weight.dtype}, but the module is int8: "
+        error = None
+        if weight is not None and weight.is_floating_point():
+            error = (
+                f"weight is {weight.dtype}, but the module is int8: "
                 "load the float checkpoint first, then quantise the model"
             )
-            return
-        if weight is not None and scb is None:
-            error_msgs.append(f"{prefix}SCB is missing: the scales of the int8 weight {prefix}weight")
-            return
+        elif (weight is None) != (scb is None):
+            missing, present = ("weight", "SCB") if weight is None else ("SCB", "weight")
+            error = f"{missing} is missing, without which {present} means nothing"
+        elif weight is not None and scb is not None:
+            error = invalid_tensors(weight, scb, state_dict.get(prefix + "weight_format"))
+        if error is not None:
+            error_msgs.append(prefix + error)
+            return  # nothing of a layer that cannot be right is taken over
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if strict and prefix + "weight_format" in missing_keys:
-            missing_keys.remove(
-                prefix + "weight_format"
-            )  # early bitsandbytes releases wrote none; 0 is meant
-        reason = None if self.weight.is_meta or error_msgs else self.invalid_state()
-        if reason is not None:
-            error_msgs.append(f"{prefix.rstrip('.')}: {reason}")
+            # Early bitsandbytes releases wrote none; row-major is meant.
+            missing_keys.remove(prefix + "weight_format")
+
+
+def invalid_tensors(weight: Tensor, scb: Tensor, weight_format: Tensor | None) -> str | None:
+    """Why three tensors cannot be the state of an int8 layer, or None; tensors without data pass."""
+    if weight.dtype != torch.int8 or weight.dim() != 2:
+        return f"weight is {weight.dtype} {list(weight.shape)}, not int8 [N, K]"
+    if scb.dtype != torch.float32 or scb.shape != weight.shape[:1]:
+        return f"SCB is {scb.dtype} {list(scb.shape)}, not float32 [{weight.shape[0]}]"
+    if weight_format is not None and not weight_format.is_meta and int(weight_format) != ROW_MAJOR:
+        return (
+            f"weight_format is {int(weight_format)}, a tiled layout of old bitsandbytes releases; "
+            "load and save it once with bitsandbytes 0.45 or later"
+        )
+    if not scb.is_meta and not bool(((scb >= 0) & scb.isfinite()).all()):
+        return "SCB holds a negative or non-finite value"
+    if not weight.is_meta and weight.numel() and int(weight.min()) < -CODE_MAX:
+        return f"weight holds the code {int(weight.min())}, which no absmax quantisation produces"
+    return None

@@ -8,6 +8,7 @@ from llmint8.reference.rowwise import (
     quantize_rows,
     quantize_weight,
     split_digits,
+    weight_absmax,
     weight_scale,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "quantize_rows",
     "quantize_weight",
     "split_digits",
+    "weight_absmax",
     "weight_scale",
 ]

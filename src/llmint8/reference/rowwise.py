@@ -6,6 +6,8 @@ reciprocal and a product, which is one unit in the last place off.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -22,44 +24,61 @@ def _divide(numerator: int, denominator: Tensor) -> Tensor:
     return torch.full_like(denominator, numerator) / denominator
 
 
-def quantize_weight(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
-    """Vector-wise absmax quantisation, one scale per output feature (arXiv 2208.07339, section 3.1).
+def weight_absmax(weight: Tensor, name: str = "weight") -> Tensor:
+    """The largest magnitude of each output feature, and the checks of a weight that is to be quantised.
 
-    weight: float `[N, K]`, row-major or not; never modified. Rows whose largest magnitude is below 2^-100
-        become zero rows.
-    name: what an error calls the tensor.
+    weight: float `[N, K]`, row-major or not. name: what an error calls the tensor.
 
-    Returns the codes int8 `[N, K]`, contiguous, within ±127, and the absmax float32 `[N]`
-    (weight ≈ codes · absmax / 127).
-    Raises QuantizationError for a NaN, an infinity, a wrong shape or dtype, or K above 131,072.
+    Returns float32 `[N]`; 0 for a row whose largest magnitude is below 2^-100.
+    Raises QuantizationError for a NaN, an infinity (also one that only float32 has: 1e300), a wrong shape or
+    dtype, K above 131,072, or a weight without data.
     """
     if weight.dim() != 2 or weight.dtype not in (*FLOATS, torch.float64):
-        raise QuantizationError(
-            f"{name}: expected a two-dimensional floating-point weight, "
-            f"got {weight.dtype} {list(weight.shape)}"
-        )
+        given = f"{weight.dtype} {list(weight.shape)}"
+        raise QuantizationError(f"{name}: expected a two-dimensional floating-point weight, got {given}")
     rows, features = weight.shape
     if features > MAX_FEATURES:
         raise QuantizationError(
-            f"{name}: {features} input features exceed {MAX_FEATURES}, "
-            "beyond which int32 sums could overflow; add the module to skip_modules"
+            f"{name}: {features} input features exceed {MAX_FEATURES}, beyond which int32 sums could "
+            "overflow; add the module to skip_modules"
         )
-    codes = torch.empty((rows, features), dtype=torch.int8, device=weight.device)
+    if weight.is_meta:
+        raise QuantizationError(f"{name} has no data (meta device): load the weights first")
     absmax = torch.zeros(rows, dtype=torch.float32, device=weight.device)
-    step = max(1, _CHUNK // max(features, 1))
-    for start in range(0, rows if features else 0, step):
-        block = weight[start : start + step].float()
-        largest = block.abs().amax(dim=1, keepdim=True)
+    for block in _row_blocks(weight):
+        largest = weight[block].float().abs().amax(dim=1)
         if not torch.isfinite(largest).all():
             raise QuantizationError(
                 f"{name}: holds a NaN or an infinity, which no scale can represent; repair the weight, "
                 "or add the module to skip_modules"
             )
-        largest = torch.where(largest < TINY, torch.zeros_like(largest), largest)
-        factor = torch.where(largest > 0, _divide(CODE_MAX, largest), torch.zeros_like(largest))
-        codes[start : start + step] = (block * factor).round().clamp(-CODE_MAX, CODE_MAX).to(torch.int8)
-        absmax[start : start + step] = largest[:, 0]
+        absmax[block] = torch.where(largest < TINY, torch.zeros_like(largest), largest)
+    return absmax
+
+
+def quantize_weight(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
+    """Vector-wise absmax quantisation, one scale per output feature (arXiv 2208.07339, section 3.1).
+
+    weight: float `[N, K]`, row-major or not; never modified. name: what an error calls the tensor.
+
+    Returns the codes int8 `[N, K]`, contiguous, within ±127, and the absmax float32 `[N]`
+    (weight ≈ codes · absmax / 127); both 0 for a row whose largest magnitude is below 2^-100.
+    Raises QuantizationError, see `weight_absmax`.
+    """
+    absmax = weight_absmax(weight, name)
+    factor = _divide(CODE_MAX, absmax).masked_fill(absmax == 0, 0)[:, None]
+    codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    for block in _row_blocks(weight):
+        scaled = weight[block].float() * factor[block]
+        codes[block] = scaled.round().clamp(-CODE_MAX, CODE_MAX).to(torch.int8)
     return codes, absmax
+
+
+def _row_blocks(weight: Tensor) -> Iterator[slice]:
+    """Slices of rows that bound how much of a weight is widened to float32 at a time."""
+    rows, features = weight.shape
+    step = max(1, _CHUNK // max(features, 1))
+    return (slice(start, start + step) for start in range(0, rows if features else 0, step))
 
 
 def weight_scale(absmax: Tensor) -> Tensor:
