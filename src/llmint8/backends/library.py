@@ -9,7 +9,6 @@ from ctypes import POINTER, c_char_p, c_float, c_int8, c_int16, c_int32, c_int64
 from pathlib import Path
 from typing import Any
 
-import llmint8
 from llmint8.errors import BackendError
 
 #: LLMINT8_ABI_VERSION of csrc/include/llmint8.h, which this file mirrors; a test compares the two.
@@ -47,7 +46,7 @@ def find_library() -> Path | None:
         return Path(override)
     name = {"win32": "llmint8.dll", "darwin": "libllmint8.dylib"}.get(sys.platform, "libllmint8.so")
     # An editable install spreads the package over two folders: sources, and what was built.
-    return next((Path(f, name) for f in llmint8.__path__ if Path(f, name).exists()), None)
+    return next((Path(f, name) for f in sys.modules["llmint8"].__path__ if Path(f, name).exists()), None)
 
 
 def load_library(path: Path) -> ctypes.CDLL:
