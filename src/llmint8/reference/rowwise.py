@@ -49,7 +49,7 @@ def weight_absmax(weight: Tensor, name: str = "weight") -> Tensor:
         largest = weight[block].float().abs().amax(dim=1)
         if not torch.isfinite(largest).all():
             raise QuantizationError(
-                f"{name}: holds a NaN or an infinity, which no scale can represent; repair the weight, "
+                f"{name} holds a NaN or an infinity, which no scale can represent; repair the weight, "
                 "or add the module to skip_modules"
             )
         absmax[block] = torch.where(largest < TINY, torch.zeros_like(largest), largest)
