@@ -113,18 +113,21 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
         for error in self._errors:
             raise error
+        remedy = "convert the model again" if self.pre_quantized else "check its config.json"
         for name, module in model.named_modules():
             if not isinstance(module, Int8Linear) or module.weight.is_meta:
                 continue
             for key, tensor in {"weight": module.weight, "SCB": module.SCB, "bias": module.bias}.items():
                 if tensor is not None and not getattr(tensor, "_is_hf_initialized", False):
                     raise CheckpointError(
-                        f"{name}.{key} is missing in the checkpoint, and an int8 layer cannot start from "
-                        "random numbers; add the module to skip_modules, or save the complete model first"
+                        f"{name}.{key} is missing in the checkpoint or does not fit, and int8 layers cannot "
+                        f"start from random numbers; {remedy}, or add the module to skip_modules"
                     )
+            if not getattr(module.weight_format, "_is_hf_initialized", False):
+                module.weight_format.fill_(ROW_MAJOR)  # early bitsandbytes releases wrote none
             reason = module.invalid_state()
             if reason is not None:
-                raise CheckpointError(f"{name}: {reason}; convert the model again")
+                raise CheckpointError(f"{name}: {reason}; {remedy}")
         return model
 
     def is_serializable(self) -> bool:

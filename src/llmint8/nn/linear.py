@@ -175,10 +175,7 @@ def invalid_tensors(weight: Tensor, scb: Tensor, weight_format: Tensor | None) -
     if scb.dtype != torch.float32 or scb.shape != weight.shape[:1]:
         return f"SCB is {scb.dtype} {list(scb.shape)}, not float32 [{weight.shape[0]}]"
     if weight_format is not None and not weight_format.is_meta and int(weight_format) != ROW_MAJOR:
-        return (
-            f"weight_format is {int(weight_format)}, a tiled layout of old bitsandbytes releases; "
-            "load and save it once with bitsandbytes 0.45 or later"
-        )
+        return f"weight_format is {int(weight_format)}, a tiled layout of bitsandbytes before 0.45"
     if not scb.is_meta and not bool(((scb >= 0) & scb.isfinite()).all()):
         return "SCB holds a negative or non-finite value"
     if not weight.is_meta and weight.numel() and int(weight.min()) < -CODE_MAX:
