@@ -163,7 +163,7 @@ class Int8Linear(nn.Linear):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if strict and prefix + "weight_format" in missing_keys:
+        if weight is not None and prefix + "weight_format" in missing_keys:
             # Early bitsandbytes releases wrote none; row-major is meant.
             missing_keys.remove(prefix + "weight_format")
 
