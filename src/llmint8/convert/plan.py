@@ -94,7 +94,7 @@ def _why_not_linear(module: nn.Module) -> str:
         return f"{kind} is a subclass of nn.Linear with a forward of its own"
     convolution = isinstance(module, nn.modules.conv._ConvNd)
     if not convolution and any(p.dim() == 3 for p in module.parameters(recurse=False)):
-        return "fused experts: weights of three dimensions are not converted"
+        return f"{kind} holds weights of three dimensions, as fused experts do: not converted"
     return f"{kind} is not a linear layer"
 
 
