@@ -13,6 +13,7 @@ KNOWN = (
 PROGRAMS = {
     "llmint8 first": "import llmint8\n" + KNOWN,
     "transformers first": "import transformers.quantizers.auto, llmint8\n" + KNOWN,
+    "the quantizer itself first": "import llmint8.integrations.transformers\n" + KNOWN,
     "no transformers": (
         "import sys\nsys.modules['transformers'] = None\nimport llmint8, torch\n"
         "llmint8.quantize_model(torch.nn.Sequential(torch.nn.Linear(3, 3)))\n"

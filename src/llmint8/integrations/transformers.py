@@ -180,7 +180,6 @@ def _empty_like(source: nn.Module, config: Int8Config) -> Int8Linear:
     return module.train(source.training)
 
 
-def register() -> None:
-    """Enter the configuration and the quantizer into transformers' registries; again is harmless."""
-    auto.AUTO_QUANTIZATION_CONFIG_MAPPING["llmint8"] = Int8Config
-    auto.AUTO_QUANTIZER_MAPPING["llmint8"] = Int8HfQuantizer
+# To import this module is to register: it may be under way when transformers' registry loads and asks for it.
+auto.AUTO_QUANTIZATION_CONFIG_MAPPING["llmint8"] = Int8Config
+auto.AUTO_QUANTIZER_MAPPING["llmint8"] = Int8HfQuantizer

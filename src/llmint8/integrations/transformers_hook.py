@@ -19,15 +19,13 @@ _REGISTRY = "transformers.quantizers.auto"
 
 def _register() -> None:
     try:
-        from llmint8.integrations.transformers import register
+        importlib.import_module("llmint8.integrations.transformers")
     except ImportError as error:  # the import of transformers must not fail for it
         warnings.warn(
             f"llmint8 cannot load models through this version of transformers ({error}); "
             "run: pip install 'llmint8[transformers]'",
             stacklevel=2,
         )
-    else:
-        register()
 
 
 class _RegisterAfter(Loader):
