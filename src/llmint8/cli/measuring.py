@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmint8.cli.evaluate import logits_of
-from llmint8.cli.models import load_float, set_threshold
+from llmint8.cli.models import load_float
 from llmint8.cli.options import Dtype
 from llmint8.cli.streaming import Speed, TokenClock
+from llmint8.config import Threshold
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +34,15 @@ class Form:
 
     name: str
     model: Any
-    threshold: float | str | None
+    threshold: Threshold | None
     model_bytes: int
     layer_bytes: int
 
     def prepare(self) -> Any:
         """The model, with the threshold of this form."""
         if self.threshold is not None:
+            from llmint8.convert import set_threshold
+
             set_threshold(self.model, self.threshold)
         return self.model
 
@@ -58,7 +61,7 @@ def load_forms(found: CheckpointSummary) -> list[Form]:
     int8 = copy.deepcopy(float32)
     replaced = [row.name for row in quantize_model(int8).converted]
 
-    def form(name: str, model: Any, threshold: float | str | None = None) -> Form:
+    def form(name: str, model: Any, threshold: Threshold | None = None) -> Form:
         layers = sum(_bytes(model.get_submodule(layer)) for layer in replaced)
         return Form(name, model, threshold, _bytes(model), layers)
 

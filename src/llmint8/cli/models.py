@@ -72,23 +72,15 @@ def load_int8(found: CheckpointSummary, threshold: float | str | None, dtype: Dt
     Raises CheckpointError if it cannot be loaded, QuantizationError for a non-finite weight.
     """
     from llmint8.config import Int8Config
+    from llmint8.convert import set_threshold
 
     if found.quantization is None:
         config = Int8Config() if threshold is None else Int8Config(threshold)  # type: ignore[arg-type]
         return _load(found.path, dtype, quantization_config=config)
     model = _load(found.path, dtype)
     if threshold is not None:
-        set_threshold(model, threshold)
+        set_threshold(model, threshold)  # type: ignore[arg-type]
     return model
-
-
-def set_threshold(model: Any, threshold: float | str) -> None:
-    """Give every int8 layer this threshold."""
-    from llmint8.nn import Int8Linear
-
-    for module in model.modules():
-        if isinstance(module, Int8Linear):
-            module.threshold = threshold  # type: ignore[assignment]
 
 
 def load_tokenizer(folder: Path) -> Any:
