@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 
 from agreement.cases import same_bits
 from llmint8 import Int8Config, Int8Linear, QuantizationError, dequantize_model, quantize_model
-from tiny import save_tiny_checkpoint, tiny_llama, tiny_tokenizer
+from tiny import save_tiny_checkpoint, tiny_gpt2, tiny_llama, tiny_tokenizer
 
 PROMPTS = ["one", "two words", "three and four", "x" * 30, "Once upon a time", "seven", "and the last"]
 
@@ -83,9 +83,7 @@ def test_dtype_is_that_of_the_rest_and_never_of_the_scales(tmp_path: Path, dtype
 
 
 def test_gpt2_and_its_conv1d(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=64, n_positions=32, n_embd=24, n_layer=2, n_head=2, initializer_range=0.2)
-    model = GPT2LMHeadModel(config).eval()
+    model = tiny_gpt2()
     model.save_pretrained(tmp_path / "float")
     tokens = torch.arange(16)[None]
     exact = model(tokens).logits

@@ -54,7 +54,7 @@ class Form:
 
 def load_forms(found: CheckpointSummary) -> list[Form]:
     """float32, bfloat16, and int8 with both outlier rules; what int8 does not replace is float32 there."""
-    from llmint8.convert import quantize_model
+    from llmint8.convert import module_bytes, quantize_model
 
     float32 = load_float(found, Dtype.float32)
     bfloat16 = load_float(found, Dtype.bfloat16)
@@ -62,8 +62,8 @@ def load_forms(found: CheckpointSummary) -> list[Form]:
     replaced = [row.name for row in quantize_model(int8).converted]
 
     def form(name: str, model: Any, threshold: Threshold | None = None) -> Form:
-        layers = sum(_bytes(model.get_submodule(layer)) for layer in replaced)
-        return Form(name, model, threshold, _bytes(model), layers)
+        layers = sum(module_bytes(model.get_submodule(layer)) for layer in replaced)
+        return Form(name, model, threshold, module_bytes(model), layers)
 
     return [
         form("float32", float32),
@@ -71,10 +71,6 @@ def load_forms(found: CheckpointSummary) -> list[Form]:
         form("int8 threshold 6.0", int8, 6.0),
         form("int8 auto", int8, "auto"),
     ]
-
-
-def _bytes(module: Any) -> int:
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
 def measure_speeds(

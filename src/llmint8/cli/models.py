@@ -108,7 +108,6 @@ def _load(folder: Path, dtype: Dtype, **settings: Any) -> Any:
     except LLMInt8Error as error:
         raise type(error)(f"{folder}: {error}") from error
     except Exception as error:  # transformers raises anything for a file that it does not understand
-        _check_finite(folder)
         raise CheckpointError(
             f"{folder} cannot be loaded ({_shortened(error)}); check config.json, or fetch the model again"
         ) from error
@@ -134,23 +133,6 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
                 f"{folder}: {names[0]}{more} {meaning} that config.json describes; "
                 "restore the config.json that belongs to the weights"
             )
-
-
-def _check_finite(folder: Path) -> None:
-    """Name the weight that stopped a quantisation, which transformers keeps to itself."""
-    import torch
-    from safetensors import safe_open
-
-    from llmint8.checkpoint import shard_files
-
-    for file in shard_files(folder):
-        with safe_open(str(file), framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a dict
-                if not torch.isfinite(tensors.get_tensor(name)).all():
-                    raise QuantizationError(
-                        f"{folder}: {name} holds a NaN or an infinity, which no scale can represent; "
-                        "repair the weight, or fetch the model again"
-                    )
 
 
 def _shortened(error: Exception) -> str:

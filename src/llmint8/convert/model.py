@@ -36,7 +36,8 @@ def replace_modules(
             setattr(parent, child, new)
 
 
-def _bytes(module: nn.Module) -> int:
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
@@ -62,14 +63,14 @@ def quantize_model(
     check_skip_modules(model, config.skip_modules)
     plan = plan_conversion(model, config.skip_modules)
     _check_convertible(model, plan)
-    before = _bytes(model)
+    before = module_bytes(model)
     rows = list(plan.skipped)
 
     def convert(name: str, source: nn.Module) -> nn.Module:
         kind = Int8Conv1D if is_conv1d(source) else Int8Linear
         bias = cast("nn.Parameter | None", source.bias)
         new = kind.from_weight(weight_as_linear(source), bias, config.threshold, f"{name}.weight")
-        rows.append(Row(name, type(source).__name__, "int8", _bytes(source), _bytes(new)))
+        rows.append(Row(name, type(source).__name__, "int8", module_bytes(source), module_bytes(new)))
         if progress is not None:
             progress(len(rows) - len(plan.skipped), len(plan.convert))
         return new.train(source.training)
@@ -78,7 +79,9 @@ def quantize_model(
     saved = _saved_config(model)
     if saved is not None:
         saved.quantization_config = config  # so that what transformers saves, transformers can load
-    return ConversionReport(tuple(sorted(rows, key=lambda r: plan.order[r.name])), before, _bytes(model))
+    return ConversionReport(
+        tuple(sorted(rows, key=lambda r: plan.order[r.name])), before, module_bytes(model)
+    )
 
 
 def _check_convertible(model: nn.Module, plan: Plan) -> None:
