@@ -76,6 +76,11 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         self._errors: list[QuantizationError] = []
 
     @property
+    def settings(self) -> Int8Config:
+        """What decides which layers become int8, and how; quantizers of other formats translate theirs."""
+        return self.quantization_config
+
+    @property
     def quantized_element_size(self) -> float:
         """Bytes of an int8 weight, by which transformers plans memory."""
         return 1
@@ -100,7 +105,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_before_weight_loading(
         self, model: nn.Module, checkpoint_files: list[str] | None = None, **_: Any
     ) -> None:
-        skip = self.quantization_config.skip_modules
+        skip = self.settings.skip_modules
         if not self.pre_quantized:
             check_skip_modules(model, skip)
         names = plan_conversion(model, skip).convert
@@ -108,7 +113,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
             stored = read_headers(f for f in checkpoint_files or () if str(f).endswith(".safetensors"))
             check_tensors(stored)
             names = _stored_as_int8(model, stored, names)
-        replace_modules(model, names, lambda _, source: _empty_like(source, self.quantization_config))
+        replace_modules(model, names, lambda _, source: _empty_like(source, self.settings))
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
         for error in self._errors:

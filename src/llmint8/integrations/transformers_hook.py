@@ -20,6 +20,9 @@ _REGISTRY = "transformers.quantizers.auto"
 def _register() -> None:
     try:
         importlib.import_module("llmint8.integrations.transformers")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            # Nothing else could run such a model, so nothing is taken from anyone.
+            importlib.import_module("llmint8.integrations.bitsandbytes").enable()
     except ImportError as error:  # the import of transformers must not fail for it
         warnings.warn(
             f"llmint8 cannot load models through this version of transformers ({error}); "
