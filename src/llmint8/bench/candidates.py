@@ -1,0 +1,108 @@
+"""Every way to compute one linear layer on this machine: weights made once, inputs for each M."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmint8.bench import peers
+from llmint8.bench.timing import Candidate, copies, one_line, rotate
+from llmint8.config import Threshold
+from llmint8.nn import Int8Linear
+from llmint8.numerics import CODE_MAX, DEFAULT_THRESHOLD
+
+#: The candidate that all others are compared with, and the same without outliers.
+OURS = "llmint8 6.0"
+PLAIN = "llmint8 0"
+FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT_MM = "torch._int_mm"
+_THRESHOLDS: dict[str, Threshold] = {OURS: DEFAULT_THRESHOLD, "llmint8 auto": "auto", PLAIN: 0.0}
+#: At the default threshold, with that share of the elements of each row outliers, in columns of its own.
+_OUTLIERS = {"llmint8 6.0, 1 %": 0.01, "llmint8 6.0, 5 %": 0.05, "llmint8 6.0, 100 %": 1.0}
+_OUTLIER_COLUMNS = 6
+
+
+class Layer:
+    """The weights of a layer, K inputs and N outputs, in every form; each form outgrows the caches.
+
+    k, n: both at least 1.
+    """
+
+    def __init__(self, k: int, n: int) -> None:
+        self.k, self.n = k, n
+        self.failures: dict[str, str] = {}
+        self._generator = torch.Generator().manual_seed(0)
+        weight = torch.randn((n, k), generator=self._generator) / k**0.5
+        self._floats = {
+            name: rotate(_clones(weight.to(dtype), copies(k * n * dtype.itemsize)))
+            for name, dtype in FLOATS.items()
+        }
+        first = Int8Linear.from_weight(weight)
+        ours = [first, *(copy.deepcopy(first) for _ in range(copies(k * n) - 1))]
+        with torch.inference_mode():
+            for module in ours:  # what a backend may prepare for a weight is no part of a call
+                module(torch.zeros(1, k, dtype=torch.bfloat16))
+        self._ours = rotate(ours)
+        self._peers: dict[str, Callable[[], nn.Module]] = {}
+        for name in peers.installed():
+            try:
+                with torch.inference_mode():
+                    self._peers[name] = rotate(peers.build(name, weight, copies(k * n)))
+            except Exception as error:  # another library's: it raises what it likes
+                self.failures[name] = one_line(error)
+
+    def candidates(self, m: int) -> dict[str, Candidate]:
+        """By name, for M rows. Inputs are bfloat16, and of the layer's own type for torch's floats."""
+        x = self._columns_of_outliers(m)
+        half = x.bfloat16()
+        found: dict[str, Candidate] = {}
+        for name, threshold in _THRESHOLDS.items():
+            found[name] = Candidate(partial(self._our_call, half, threshold))
+        for name, share in _OUTLIERS.items():
+            given = self._scattered_outliers(m, share).bfloat16()
+            found[name] = Candidate(partial(self._our_call, given, DEFAULT_THRESHOLD))
+        for name, dtype in FLOATS.items():
+            found[name] = Candidate(partial(self._float_call, x.to(dtype), self._floats[name]))
+        codes = torch.randint(-CODE_MAX, CODE_MAX + 1, (m, self.k), dtype=torch.int8)
+        found[INT_MM] = Candidate(partial(self._int_mm_call, codes), may_fail=True)
+        for name, layers in self._peers.items():
+            found[name] = Candidate(partial(self._peer_call, half, layers), may_fail=True)
+        return found
+
+    def _our_call(self, x: Tensor, threshold: Threshold) -> Callable[[], object]:
+        module = self._ours()
+        module.threshold = threshold
+        return partial(module, x)
+
+    def _float_call(self, x: Tensor, weights: Callable[[], Tensor]) -> Callable[[], object]:
+        return partial(functional.linear, x, weights())
+
+    def _int_mm_call(self, codes: Tensor) -> Callable[[], object]:
+        return partial(torch._int_mm, codes, self._ours().weight.t())
+
+    def _peer_call(self, x: Tensor, layers: Callable[[], nn.Module]) -> Callable[[], object]:
+        return partial(layers(), x)
+
+    def _columns_of_outliers(self, m: int) -> Tensor:
+        """Normal values, but for six columns that are twenty times as large: the paper's picture."""
+        x = torch.randn((m, self.k), generator=self._generator)
+        step = max(1, self.k // _OUTLIER_COLUMNS)
+        x[:, ::step][:, :_OUTLIER_COLUMNS] *= 20
+        return x
+
+    def _scattered_outliers(self, m: int, share: float) -> Tensor:
+        """Each row has its own outliers, as real models do: at least one, all of magnitude 10 or more."""
+        x = torch.randn((m, self.k), generator=self._generator).clamp(-4, 4)
+        count = max(1, round(share * self.k))
+        columns = torch.rand((m, self.k), generator=self._generator).topk(count, dim=1).indices
+        values = x.gather(1, columns)
+        return x.scatter(1, columns, torch.where(values < 0, values - 10, values + 10))
+
+
+def _clones(tensor: Tensor, count: int) -> list[Tensor]:
+    return [tensor.clone() for _ in range(count)]

@@ -1,0 +1,70 @@
+"""What the machine allows, measured as everything else is: in this process, with torch's threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from llmint8.nn import Int8Linear
+from llmint8.numerics import CODE_MAX
+
+
+@dataclass(frozen=True)
+class Limits:
+    """bytes_per_second: at which memory is read.
+    operations_per_second: of int8 products, 2·M·N·K for a matrix product.
+    """
+
+    bytes_per_second: float
+    operations_per_second: float
+
+    def seconds(self, k: int, n: int, m: int) -> tuple[float, str]:
+        """The least time of a layer, and what sets it: "memory" for its K·N weights, or "int8" products."""
+        memory = k * n / self.bytes_per_second
+        products = 2 * k * n * m / self.operations_per_second
+        return (memory, "memory") if memory >= products else (products, "int8")
+
+    def best(self, other: Limits) -> Limits:
+        """The higher of each: whatever disturbs a measurement only lowers it."""
+        return Limits(
+            max(self.bytes_per_second, other.bytes_per_second),
+            max(self.operations_per_second, other.operations_per_second),
+        )
+
+
+def measure_limits(nbytes: int = 512 << 20, size: int = 4096, passes: int = 5) -> Limits:
+    """The best of several passes.
+
+    nbytes: read from memory, far more than the caches hold. size: of the square int8 product.
+    """
+    with torch.inference_mode():
+        return Limits(_bandwidth(nbytes, passes), _int8_peak(size, passes))
+
+
+def _bandwidth(nbytes: int, passes: int) -> float:
+    buffer = torch.ones(nbytes // 8, dtype=torch.int64)  # written, or every page would be the zero page
+    octets = buffer.view(torch.int8)
+    # The two reductions that torch reads with at the speed of memory; which is faster depends on the CPU.
+    seconds = min(_fastest(buffer.sum, passes), _fastest(octets.max, passes))
+    return buffer.nbytes / seconds
+
+
+def _int8_peak(size: int, passes: int) -> float:
+    codes = torch.randint(-CODE_MAX, CODE_MAX + 1, (size, size), dtype=torch.int8)
+    x = torch.randn(size, size, dtype=torch.bfloat16)
+    module = Int8Linear.from_weight(torch.randn(size, size), threshold=0.0)
+    runs: list[Callable[[], object]] = [lambda: module(x), lambda: torch._int_mm(codes, module.weight.t())]
+    return 2 * size**3 / min(_fastest(run, passes) for run in runs)
+
+
+def _fastest(run: Callable[[], object], passes: int) -> float:
+    run()
+    times = []
+    for _ in range(passes):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
