@@ -37,8 +37,8 @@ def find_model(name: str) -> CheckpointSummary:
         )
     if summary.quantization is None:
         return summary
-    method = summary.quantization.get("quant_method")
-    if method != "llmint8":
+    if not is_int8_format(summary.quantization):
+        method = summary.quantization.get("quant_method")
         raise QuantizationError(
             f"{folder} is quantised already, as {method!r}; give the float model it was made from"
         )
@@ -47,6 +47,12 @@ def find_model(name: str) -> CheckpointSummary:
             f"{folder} is int8 by its config.json, but holds no int8 weight; convert the float model again"
         )
     return summary
+
+
+def is_int8_format(quantization: dict[str, Any]) -> bool:
+    """Whether a quantization_config is ours or that of bitsandbytes in 8 bits, whose tensors are the same."""
+    method = quantization.get("quant_method")
+    return method == "llmint8" or (method == "bitsandbytes" and quantization.get("load_in_8bit") is True)
 
 
 def find_float_model(name: str, purpose: str) -> CheckpointSummary:
@@ -96,15 +102,18 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _load(folder: Path, dtype: Dtype, **settings: Any) -> Any:
+    from llmint8.integrations import bitsandbytes
+
     transformers = quiet_transformers()
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype.value,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, where the tensor can be named
-            **settings,
-        )
+        with bitsandbytes.enabled():  # its checkpoints run on llmint8 here even where it is installed
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype.value,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, where the tensor can be named
+                **settings,
+            )
     except LLMInt8Error as error:
         raise type(error)(f"{folder}: {error}") from error
     except Exception as error:  # transformers raises anything for a file that it does not understand

@@ -104,6 +104,9 @@ def _saved_config(model: nn.Module) -> Any:
 def set_threshold(model: nn.Module, threshold: Threshold) -> None:
     """Set the threshold of every `Int8Linear`, and in the configuration that `save_pretrained` writes.
 
+    A model in bitsandbytes' format stays in it, but for "auto", which that format cannot say: such a model is
+    saved in ours from then on.
+
     Raises ConfigError for a bad threshold, QuantizationError if the model has no `Int8Linear`.
     """
     config = Int8Config(threshold)
@@ -116,6 +119,11 @@ def set_threshold(model: nn.Module, threshold: Threshold) -> None:
     given = getattr(saved, "quantization_config", None)
     if isinstance(given, Int8Config):
         saved.quantization_config = replace(given, threshold=config.threshold)
+    elif hasattr(given, "llm_int8_threshold"):  # bitsandbytes' configuration: it has no word for "auto"
+        if isinstance(config.threshold, float):
+            given.llm_int8_threshold = config.threshold
+        else:
+            saved.quantization_config = config
 
 
 def dequantize_model(model: M, dtype: torch.dtype | None = None) -> M:
