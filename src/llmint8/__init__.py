@@ -17,7 +17,8 @@ from llmint8.errors import (
     LLMInt8Error,
     QuantizationError,
 )
-from llmint8.integrations import transformers_hook
+from llmint8.integrations import hooks
+from llmint8.integrations.merging import MergeReport, merge_report
 from llmint8.nn import Int8Linear
 
 __version__ = version("llmint8")
@@ -31,12 +32,14 @@ __all__ = [
     "Int8Config",
     "Int8Linear",
     "LLMInt8Error",
+    "MergeReport",
     "QuantizationError",
     "__version__",
     "dequantize_model",
+    "merge_report",
     "quantize_model",
     "set_threshold",
 ]
 
 backends.register()
-transformers_hook.install()
+hooks.install()

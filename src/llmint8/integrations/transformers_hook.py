@@ -7,12 +7,9 @@ must not cost. So registration waits until transformers itself loads them.
 from __future__ import annotations
 
 import importlib.util
-import sys
 import warnings
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+
+from llmint8.integrations.import_hook import run_after_import
 
 _REGISTRY = "transformers.quantizers.auto"
 
@@ -31,38 +28,6 @@ def _register() -> None:
         )
 
 
-class _RegisterAfter(Loader):
-    """Runs the real loader, then registers the quantizer."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        _register()
-
-
-class _RegistryFinder(MetaPathFinder):
-    """Sees the import of transformers' registry once, and steps aside."""
-
-    def find_spec(
-        self, fullname: str, _path: Sequence[str] | None, _target: ModuleType | None = None, /
-    ) -> ModuleSpec | None:
-        if fullname != _REGISTRY:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _RegisterAfter(spec.loader)
-        return spec
-
-
 def install() -> None:
     """Register now if transformers' quantizers are loaded, otherwise as soon as they are."""
-    if _REGISTRY in sys.modules:
-        _register()
-    else:
-        sys.meta_path.insert(0, _RegistryFinder())
+    run_after_import(_REGISTRY, _register)
