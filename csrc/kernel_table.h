@@ -31,6 +31,9 @@ struct KernelTable {
     // Bytes of a digit of the activations: 1 or 2.
     int64_t digit_bytes;
 
+    // Digits in a high unit of a plain row: what a dot product loads at once. Divides 64.
+    int64_t unit;
+
     // How many rows the kernel wants interleaved when there are m of them; 1 means plain rows.
     int64_t (*rows_per_block)(int64_t m);
 
@@ -48,7 +51,13 @@ struct KernelTable {
 extern const KernelTable kScalarTable;
 #if defined(LLMINT8_X86)
 extern const KernelTable kAvx2Table;
+#if defined(LLMINT8_AVXVNNI)
+extern const KernelTable kAvxVnniTable;
+#endif
 extern const KernelTable kAvx512VnniTable;
+#elif defined(LLMINT8_ARM64)
+extern const KernelTable kNeonTable;
+extern const KernelTable kNeonDotTable;
 #endif
 
 }  // namespace llmint8

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 
 #include "parallel.h"
 
@@ -13,36 +12,63 @@ namespace {
 // Below this many multiplications, waking threads costs more than they save.
 constexpr int64_t kWorkPerThread = 1 << 17;
 
-// Private memory of a thread that quantises: a row of floats, a row of each digit.
+int64_t padded(int64_t k) {
+    return (k + kPadding - 1) / kPadding * kPadding;
+}
+
+// How many rows of k elements are worth a thread.
+int64_t row_grain(int64_t k) {
+    return std::max<int64_t>(1, kWorkPerThread / 8 / std::max<int64_t>(1, k));
+}
+
+// The rows of x, and their digits.
+struct RowSource {
+    // lo, hi: padded(k) bytes; widened: as many floats.
+    RowScale quantize(int64_t row, float* widened, int8_t* lo, int8_t* hi) const {
+        std::memset(lo + k, 0, static_cast<size_t>(padded(k) - k));
+        std::memset(hi + k, 0, static_cast<size_t>(padded(k) - k));
+        const void* source = static_cast<const char*>(x) + row * k * (dtype == LLMINT8_FLOAT32 ? 4 : 2);
+        return kernels.quantize_row(source, dtype, k, threshold, widened, lo, hi);
+    }
+
+    const KernelTable& kernels;
+    int dtype;
+    int64_t k;
+    const void* x;
+    float threshold;
+};
+
+// Private memory of a thread that quantises `rows` rows together: a row of floats, their digits and scales.
 struct RowScratch {
-    explicit RowScratch(int64_t padded_k, int threads)
-        : padded_k(padded_k), memory(allocate(threads * bytes())) {}
+    RowScratch(int64_t k, int64_t rows, int threads)
+        : k(padded(k)), rows(rows), memory(allocate(threads * bytes())) {}
 
-    int64_t bytes() const { return padded_k * static_cast<int64_t>(sizeof(float) + 2); }
+    int64_t bytes() const {
+        const int64_t each = 2 * k + static_cast<int64_t>(sizeof(RowScale));
+        return (k * static_cast<int64_t>(sizeof(float)) + rows * each + 63) / 64 * 64;
+    }
     float* widened(int thread) const { return reinterpret_cast<float*>(memory.get() + thread * bytes()); }
-    int8_t* lo(int thread) const { return reinterpret_cast<int8_t*>(widened(thread) + padded_k); }
-    int8_t* hi(int thread) const { return lo(thread) + padded_k; }
+    int8_t* lo(int thread) const { return reinterpret_cast<int8_t*>(widened(thread) + k); }
+    int8_t* hi(int thread) const { return lo(thread) + rows * k; }
+    RowScale* scales(int thread) const { return reinterpret_cast<RowScale*>(hi(thread) + rows * k); }
 
-    int64_t padded_k;
+    int64_t k, rows;
     Buffer memory;
 };
 
-// Digits of rows [0, m), handed to `take` row by row; lo and hi are padded with zeros.
-void for_each_quantized_row(
-    const KernelTable& kernels, int threads, int dtype, int64_t m, int64_t k, const void* x, float threshold,
-    const std::function<void(int64_t, const int8_t*, const int8_t*, const RowScale&)>& take) {
-    const int64_t padded_k = (k + kRowUnit - 1) / kRowUnit * kRowUnit;
-    const int64_t grain = std::max<int64_t>(1, kWorkPerThread / 8 / std::max<int64_t>(1, k));
-    const RowScratch scratch(padded_k, thread_count(m, grain, threads));
-    const int64_t row_bytes = k * (dtype == LLMINT8_FLOAT32 ? 4 : 2);
-    parallel_for(m, grain, threads, [&](int64_t begin, int64_t end, int thread) {
+void quantize_blocks(const RowSource& source, int threads, QuantizedRows& rows) {
+    const int64_t most = rows.block_rows(0), grain = (row_grain(rows.k()) + most - 1) / most;
+    const RowScratch scratch(rows.k(), most, thread_count(rows.blocks(), grain, threads));
+    parallel_for(rows.blocks(), grain, threads, [&](int64_t begin, int64_t end, int thread) {
+        float* widened = scratch.widened(thread);
         int8_t *lo = scratch.lo(thread), *hi = scratch.hi(thread);
-        std::memset(lo + k, 0, static_cast<size_t>(padded_k - k));
-        std::memset(hi + k, 0, static_cast<size_t>(padded_k - k));
-        for (int64_t row = begin; row < end; ++row) {
-            const void* source = static_cast<const char*>(x) + row * row_bytes;
-            take(row, lo, hi,
-                 kernels.quantize_row(source, dtype, k, threshold, scratch.widened(thread), lo, hi));
+        RowScale* scales = scratch.scales(thread);
+        for (int64_t b = begin; b < end; ++b) {
+            for (int64_t r = 0; r < rows.block_rows(b); ++r) {
+                scales[r] = source.quantize(rows.block_begin(b) + r, widened, lo + r * scratch.k,
+                                            hi + r * scratch.k);
+            }
+            rows.store(b, lo, hi, scales, reinterpret_cast<uint8_t*>(widened));
         }
     });
 }
@@ -51,22 +77,22 @@ void for_each_quantized_row(
 
 void quantize_rows(const KernelTable& kernels, int threads, int dtype, int64_t m, int64_t k, const void* x,
                    float threshold, int16_t* q, float* row_scale) {
-    for_each_quantized_row(kernels, threads, dtype, m, k, x, threshold,
-                           [&](int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale) {
-                               for (int64_t i = 0; i < k; ++i) {
-                                   q[row * k + i] = static_cast<int16_t>(lo[i] + 256 * hi[i]);
-                               }
-                               row_scale[row] = scale.scale;
-                           });
+    const RowSource source{kernels, dtype, k, x, threshold};
+    const int64_t grain = row_grain(k);
+    const RowScratch scratch(k, 1, thread_count(m, grain, threads));
+    parallel_for(m, grain, threads, [&](int64_t begin, int64_t end, int thread) {
+        int8_t *lo = scratch.lo(thread), *hi = scratch.hi(thread);
+        for (int64_t row = begin; row < end; ++row) {
+            row_scale[row] = source.quantize(row, scratch.widened(thread), lo, hi).scale;
+            for (int64_t i = 0; i < k; ++i) q[row * k + i] = static_cast<int16_t>(lo[i] + 256 * hi[i]);
+        }
+    });
 }
 
 void linear(const KernelTable& kernels, int threads, LinearCall call, int64_t m, int64_t k, const void* x,
             float threshold) {
-    QuantizedRows rows(m, k, kernels.rows_per_block(m), kernels.digit_bytes);
-    for_each_quantized_row(kernels, threads, call.dtype, m, k, x, threshold,
-                           [&](int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale) {
-                               rows.store(row, lo, hi, scale);
-                           });
+    QuantizedRows rows(m, k, kernels.rows_per_block(m), kernels.digit_bytes, kernels.unit);
+    quantize_blocks({kernels, call.dtype, k, x, threshold}, threads, rows);
     call.rows = &rows;
     const int64_t tile = kernels.column_tile, work = std::max<int64_t>(1, m * k * tile);
     const int64_t grain = tile * std::max<int64_t>(1, kWorkPerThread / work);

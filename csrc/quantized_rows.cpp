@@ -1,8 +1,10 @@
 #include "quantized_rows.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 namespace llmint8 {
 
@@ -13,13 +15,51 @@ constexpr int64_t round_up(int64_t value, int64_t step) {
 }
 
 bool any_nonzero(const int8_t* digits, int64_t count) {
-    for (int64_t i = 0; i < count; i += 8) {
-        uint64_t eight;
-        std::memcpy(&eight, digits + i, 8);
-        if (eight != 0) return true;
+    if (count == 2) return (digits[0] | digits[1]) != 0;
+    for (int64_t i = 0; i < count; i += 4) {
+        uint32_t four;
+        std::memcpy(&four, digits + i, 4);
+        if (four != 0) return true;
     }
     return false;
 }
+
+// Calls visit(unit) for every unit of a row that holds a non-zero digit; most of a row is passed quickly.
+template <class Visit>
+void for_each_unit(const int8_t* digits, int64_t padded_k, int64_t unit, const Visit& visit) {
+    for (int64_t i = 0; i < padded_k; i += kPadding) {
+        if (!any_nonzero(digits + i, kPadding)) continue;
+        for (int64_t j = i; j < i + kPadding; j += unit) {
+            if (any_nonzero(digits + j, unit)) visit(j / unit);
+        }
+    }
+}
+
+// Digits as they are, or widened.
+template <class Digit>
+inline void copy_digits(const int8_t* from, int64_t count, Digit* to) {
+    if constexpr (std::is_same_v<Digit, int8_t>) {
+        std::memcpy(to, from, static_cast<size_t>(count));
+    } else {
+        for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+    }
+}
+
+// Plain rows to words of each row in turn.
+template <class Digit>
+void interleave(const int8_t* from, int64_t rows, int64_t padded_k, Digit* to) {
+    constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit));
+    if (rows == 1) return copy_digits(from, padded_k, to);
+    for (int64_t r = 0; r < rows; ++r) {
+        const int8_t* row = from + r * padded_k;
+        Digit* at = to + r * kWord;
+        for (int64_t i = 0; i < padded_k; i += kWord) copy_digits(row + i, kWord, at + i * rows);
+    }
+}
+
+// What a word costs a kernel, in words of the dense product: listed for a block, whose rows share the loads
+// of the weight, and listed for a row, which has them for itself and waits for them.
+constexpr double kSharedCost = 1.15, kOwnCost = 2.5;
 
 }  // namespace
 
@@ -33,71 +73,103 @@ Buffer allocate(int64_t bytes) {
     return Buffer(static_cast<uint8_t*>(p));
 }
 
-QuantizedRows::QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64_t digit_bytes)
+QuantizedRows::QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64_t digit_bytes, int64_t unit)
     : m_(m),
       k_(k),
-      padded_k_(round_up(k, kRowUnit)),
+      padded_k_(round_up(k, kPadding)),
       digit_bytes_(digit_bytes),
       blocks_((m + rows_per_block - 1) / rows_per_block),
-      unit_(rows_per_block == 1 ? kRowUnit : kWordBytes / digit_bytes) {
-    const int64_t digits = round_up(m * padded_k_ * digit_bytes, 64);
-    const int64_t units = round_up(m * (padded_k_ / unit_) * static_cast<int64_t>(sizeof(uint32_t)), 64);
-    const int64_t counts = round_up(m * static_cast<int64_t>(sizeof(uint32_t)), 64);
-    memory_ = allocate(2 * digits + units + counts + m * static_cast<int64_t>(sizeof(RowScale)));
-    uint8_t* p = memory_.get();
-    lo_ = p;
-    hi_ = p + digits;
-    units_ = reinterpret_cast<uint32_t*>(p + 2 * digits);
-    counts_ = reinterpret_cast<uint32_t*>(p + 2 * digits + units);
-    scales_ = reinterpret_cast<RowScale*>(p + 2 * digits + units + counts);
+      unit_(rows_per_block == 1 ? unit : kWordBytes / digit_bytes) {
+    const int64_t digits = 2 * m * padded_k_ * digit_bytes;
+    const int64_t block_bytes = round_up(blocks_ * static_cast<int64_t>(sizeof(Block)), 64);
+    memory_ = allocate(digits + block_bytes + m * static_cast<int64_t>(sizeof(Row)));
+    digits_ = memory_.get();
+    block_ = reinterpret_cast<Block*>(digits_ + digits);
+    row_ = reinterpret_cast<Row*>(digits_ + digits + block_bytes);
 }
 
-int64_t QuantizedRows::block_of(int64_t row) const {
-    const int64_t small = m_ / blocks_, large_blocks = m_ % blocks_;
-    const int64_t in_large = large_blocks * (small + 1);
-    return row < in_large ? row / (small + 1) : large_blocks + (row - in_large) / small;
+// Which units of the rows of a block hold a high digit (used, one byte each), and the cheapest form for them.
+High QuantizedRows::choose_form(const Block& block, const int8_t* hi, uint8_t* used) {
+    const int64_t units = padded_k_ / unit_;
+    std::memset(used, 0, static_cast<size_t>(units));
+    int64_t total = 0, most = 0;
+    for (int64_t r = 0; r < block.rows; ++r) {
+        Row& row = row_[block.begin + r];
+        if (!row.scale.has_high) continue;
+        for_each_unit(hi + r * padded_k_, padded_k_, unit_,
+                      [&](int64_t u) { used[u] = 1, ++row.units.count; });
+        total += row.units.count;
+        most = std::max(most, row.units.count);
+    }
+    const int64_t shared = std::count(used, used + units, 1);
+    const double shared_cost = kSharedCost * static_cast<double>(block.rows * shared);
+    const double own_cost = kOwnCost * static_cast<double>(total);
+    double cost = static_cast<double>(block.rows * units);
+    High form = High::kWhole;
+    // A list and its digits must also fit where the whole row would lie.
+    if (block.rows > 1 && 4 * shared <= 3 * units && shared_cost < cost) form = High::kShared, cost = shared_cost;
+    if (2 * most <= units && own_cost < cost) form = High::kOwn;
+    return form;
 }
 
-// Digits as they are, or widened.
 template <class Digit>
-inline void copy_digits(const int8_t* from, int64_t count, Digit* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
-}
-
-template <class Digit>
-uint32_t QuantizedRows::store_digits(int64_t row, const int8_t* lo, const int8_t* hi, bool has_high) {
-    constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit));
-    const int64_t b = block_of(row), rows = block_rows(b), r = row - block_begin(b);
-    Digit *to_lo = this->lo<Digit>(b), *to_hi = this->hi<Digit>(b);
-    uint32_t count = 0, *units = high_units(row);
-    if (unit_ == kRowUnit) {
-        copy_digits(lo, padded_k_, to_lo);
+void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, uint8_t* to) {
+    const int64_t units = padded_k_ / unit_, unit_bytes = unit_ * static_cast<int64_t>(sizeof(Digit));
+    block.high = choose_form(block, hi, used);
+    if (block.high == High::kWhole) {
+        block.units = {to, nullptr, units};
+        interleave(hi, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
+    } else if (block.high == High::kShared) {
+        const int64_t shared = std::count(used, used + units, 1);
+        auto* digits = reinterpret_cast<Digit*>(to);
+        auto* index = reinterpret_cast<uint16_t*>(to + shared * block.rows * unit_bytes);
+        block.units = {digits, index, shared};
+        for (int64_t u = 0; u < units; ++u) {
+            if (used[u] == 0) continue;
+            *index++ = static_cast<uint16_t>(u);
+            for (int64_t r = 0; r < block.rows; ++r, digits += unit_) {
+                copy_digits(hi + r * padded_k_ + u * unit_, unit_, digits);
+            }
+        }
     } else {
-        to_lo += r * kWord, to_hi += r * kWord;
-        for (int64_t i = 0; i < padded_k_; i += kWord) copy_digits(lo + i, kWord, to_lo + i * rows);
-    }
-    for (int64_t i = 0; has_high && i < padded_k_; i += kRowUnit) {
-        if (!any_nonzero(hi + i, kRowUnit)) continue;
-        if (unit_ == kRowUnit) {
-            copy_digits(hi + i, kRowUnit, to_hi + i);
-            units[count++] = static_cast<uint32_t>(i / kRowUnit);
-            continue;
-        }
-        for (int64_t j = i; j < i + kRowUnit; j += kWord) {
-            bool nonzero = false;
-            for (int64_t d = j; d < j + kWord; ++d) nonzero = nonzero || hi[d] != 0;
-            if (!nonzero) continue;
-            copy_digits(hi + j, kWord, to_hi + j * rows);
-            units[count++] = static_cast<uint32_t>(j / kWord);
+        for (int64_t r = 0; r < block.rows; ++r, to += units * unit_bytes) {
+            HighUnits& own = row_[block.begin + r].units;
+            auto* digits = reinterpret_cast<Digit*>(to);
+            auto* index = reinterpret_cast<uint16_t*>(to + own.count * unit_bytes);
+            own.digits = digits, own.index = index;
+            if (own.count == 0) continue;
+            const int8_t* row = hi + r * padded_k_;
+            for_each_unit(row, padded_k_, unit_, [&](int64_t u) {
+                *index++ = static_cast<uint16_t>(u);
+                copy_digits(row + u * unit_, unit_, digits);
+                digits += unit_;
+            });
         }
     }
-    return count;
 }
 
-void QuantizedRows::store(int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale) {
-    scales_[row] = scale;
-    counts_[row] = digit_bytes_ == 1 ? store_digits<int8_t>(row, lo, hi, scale.has_high)
-                                     : store_digits<int16_t>(row, lo, hi, scale.has_high);
+template <class Digit>
+void QuantizedRows::store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used, uint8_t* to) {
+    block.lo = to;
+    interleave(lo, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
+    to += block.rows * padded_k_ * static_cast<int64_t>(sizeof(Digit));
+    if (block.high != High::kNone) store_high<Digit>(block, hi, used, to);
+}
+
+void QuantizedRows::store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales,
+                          uint8_t* scratch) {
+    Block& block = block_[b];
+    block = {block_begin(b), block_rows(b), nullptr, High::kNone, {}};
+    for (int64_t r = 0; r < block.rows; ++r) {
+        row_[block.begin + r] = {scales[r], {}};
+        if (scales[r].has_high) block.high = High::kOwn;
+    }
+    uint8_t* to = digits_ + 2 * block.begin * padded_k_ * digit_bytes_;
+    if (digit_bytes_ == 1) {
+        store_digits<int8_t>(block, lo, hi, scratch, to);
+    } else {
+        store_digits<int16_t>(block, lo, hi, scratch, to);
+    }
 }
 
 }  // namespace llmint8

@@ -3,8 +3,11 @@
 // Digits are int8 or, for kernels that multiply 16-bit integers, int16. Rows are grouped in blocks of nearly
 // equal size; inside a block, words of four bytes (4 or 2 consecutive digits) of each row alternate
 // ([word][row][4]), so that a kernel which handles a block at a time reads one stream. A block of one row is
-// simply that row. High digits have the same layout, but only the units (runs of digits) that hold a non-zero
-// one are written and listed: outliers cost what they are, not what K is.
+// simply that row.
+//
+// High digits are mostly zero, so a block keeps them in whichever form costs its kernel least: not at all, as
+// a list of the units that hold a non-zero one (one list for all rows where they share their outliers, else
+// one for each row), or whole, as the low digits. A unit is a word, or in a plain row what the kernel asks.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +20,8 @@
 namespace llmint8 {
 
 constexpr int64_t kWordBytes = 4;  // the digits that a dot-product instruction multiplies and sums
-constexpr int64_t kRowUnit = 64;   // digits in a high unit of a plain row: one cache line
+constexpr int64_t kPadding = 64;   // rows are padded with zero digits to a multiple of this
 constexpr int64_t kMaxK = 131072;  // 128 * 127 * K must fit int32
-
-struct RowScale {
-    float scale;     // 0: the row is zero; NaN: the row is not finite
-    int32_t lo_sum;  // sums of the digits, by which unsigned-by-signed kernels undo their offset
-    int32_t hi_sum;
-    bool has_high;
-};
 
 struct FreeAligned {
     void operator()(void* p) const;
@@ -35,50 +31,71 @@ using Buffer = std::unique_ptr<uint8_t, FreeAligned>;
 // 64-byte aligned, not initialised. Throws std::bad_alloc.
 Buffer allocate(int64_t bytes);
 
+struct RowScale {
+    float scale;     // 0: the row is zero; NaN: the row is not finite
+    int32_t lo_sum;  // sums of the digits, by which unsigned-by-signed kernels undo their offset
+    int32_t hi_sum;
+    bool has_high;
+};
+
+// Units that hold a non-zero high digit: their digits ([unit][row] of the block or row), and which they are.
+struct HighUnits {
+    const void* digits;
+    const uint16_t* index;
+    int64_t count;
+};
+
+enum class High : uint8_t {
+    kNone,
+    kShared,  // one list for the block
+    kOwn,     // one list for each row
+    kWhole,   // as the low digits
+};
+
+struct Block {
+    int64_t begin, rows;
+    const void* lo;
+    High high;
+    HighUnits units;  // kShared: the list; kWhole: the digits
+};
+
+struct Row {
+    RowScale scale;
+    HighUnits units;  // kOwn
+};
+
 class QuantizedRows {
   public:
-    QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64_t digit_bytes);
+    // unit: digits in a high unit of a plain row, which is a row of a block of one.
+    QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64_t digit_bytes, int64_t unit);
 
     LLMINT8_INLINE int64_t m() const { return m_; }
     LLMINT8_INLINE int64_t k() const { return k_; }
-    LLMINT8_INLINE int64_t padded_k() const { return padded_k_; }  // multiple of 64; padding digits are zero
-    LLMINT8_INLINE int64_t unit() const { return unit_; }
+    LLMINT8_INLINE int64_t padded_k() const { return padded_k_; }
     LLMINT8_INLINE int64_t blocks() const { return blocks_; }
-    LLMINT8_INLINE int64_t block_begin(int64_t b) const {
-        return b * (m_ / blocks_) + (b < m_ % blocks_ ? b : m_ % blocks_);
-    }
-    LLMINT8_INLINE int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
+    LLMINT8_INLINE const Block& block(int64_t b) const { return block_[b]; }
+    LLMINT8_INLINE const Row& row(int64_t r) const { return row_[r]; }
 
-    // Digits of block b: word w of its row r lies 4 * (w * block_rows(b) + r) bytes in. Digit must be the
-    // type whose size the constructor was given.
-    template <class Digit>
-    LLMINT8_INLINE Digit* lo(int64_t b) const {
-        return reinterpret_cast<Digit*>(lo_) + block_begin(b) * padded_k_;
-    }
-    template <class Digit>
-    LLMINT8_INLINE Digit* hi(int64_t b) const {
-        return reinterpret_cast<Digit*>(hi_) + block_begin(b) * padded_k_;
-    }
+    // The rows of a block: first and count.
+    int64_t block_begin(int64_t b) const { return b * (m_ / blocks_) + (b < m_ % blocks_ ? b : m_ % blocks_); }
+    int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
 
-    // Indices of the units of a row that hold a non-zero high digit.
-    LLMINT8_INLINE uint32_t* high_units(int64_t row) const { return units_ + row * (padded_k_ / unit_); }
-    LLMINT8_INLINE uint32_t& high_count(int64_t row) const { return counts_[row]; }
-    LLMINT8_INLINE RowScale& scale(int64_t row) const { return scales_[row]; }
-
-    // Take over a row that was quantised into plain digits, padded with zeros to padded_k().
-    void store(int64_t row, const int8_t* lo, const int8_t* hi, const RowScale& scale);
+    // Take over a block whose rows were quantised into plain digits [rows][padded_k], padded with zeros.
+    // scratch: padded_k bytes.
+    void store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales, uint8_t* scratch);
 
   private:
-    int64_t block_of(int64_t row) const;
-
     template <class Digit>
-    uint32_t store_digits(int64_t row, const int8_t* lo, const int8_t* hi, bool has_high);
+    void store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used, uint8_t* to);
+    template <class Digit>
+    void store_high(Block& block, const int8_t* hi, uint8_t* used, uint8_t* to);
+    High choose_form(const Block& block, const int8_t* hi, uint8_t* used);
 
     int64_t m_, k_, padded_k_, digit_bytes_, blocks_, unit_;
     Buffer memory_;
-    uint8_t *lo_, *hi_;
-    uint32_t *units_, *counts_;
-    RowScale* scales_;
+    uint8_t* digits_;  // of each block: low, then high
+    Block* block_;
+    Row* row_;
 };
 
 }  // namespace llmint8

@@ -20,6 +20,10 @@ inline __m256i load_codes(const int8_t* weight, int64_t i, int64_t k) {
     return widen_codes(tail);
 }
 
+inline void prefetch(const void* from) {
+    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
+}
+
 inline __m256i load(const int16_t* from) {
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
 }
@@ -67,6 +71,9 @@ inline void transpose(__m256i (&v)[8]) {
     for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 
+// Bytes of a weight row between what is packed and what is fetched.
+constexpr int64_t kPackAhead = 256;
+
 struct Avx2 {
     using Digit = int16_t;
     using Panel = int16_t;
@@ -74,14 +81,15 @@ struct Avx2 {
     static constexpr int kMaxRows = 5;   // 10 accumulators, 2 panel registers, 1 broadcast, 1 product: of 16
     static constexpr int kDotRows = 2;   // 8 accumulators, 2 registers of digits, 1 of weights, 1 product
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
+    static constexpr int64_t kUnit = 16;
     static constexpr int64_t kFewRows = 8;
     static constexpr int32_t kOffset = 0;
 
     // 16 digits of kRows rows, times the same codes of the four columns.
-    template <int kRows, class Codes>
-    static void dot_step(__m256i (&acc)[kRows][4], const int16_t* lo, int64_t stride, const Codes& codes_of) {
+    template <int kRows, class Digits, class Codes>
+    static void dot_step(__m256i (&acc)[kRows][4], const Digits& digits_of, const Codes& codes_of) {
         __m256i digits[kRows];
-        for (int r = 0; r < kRows; ++r) digits[r] = load(lo + r * stride);
+        for (int r = 0; r < kRows; ++r) digits[r] = digits_of(r);
         for (int c = 0; c < kDotColumns; ++c) {
             const __m256i codes = codes_of(c);
             for (int r = 0; r < kRows; ++r) accumulate(acc[r][c], codes, digits[r]);
@@ -89,29 +97,37 @@ struct Avx2 {
     }
 
     template <int kRows>
-    static void dot_low(const DotColumns<Avx2>& w, const int16_t* lo, int64_t stride, int64_t k,
-                        int32_t (*sums)[kColumns]) {
+    static void dot(const DotColumns<Avx2>& w, const DotRow<Avx2>* row, int64_t k, int64_t at) {
         __m256i acc[kRows][4];
-        for (auto& row : acc) {
-            for (auto& sum : row) sum = _mm256_setzero_si256();
+        for (auto& sums : acc) {
+            for (auto& sum : sums) sum = _mm256_setzero_si256();
         }
         int64_t i = 0;
-        for (; i + 16 <= k; i += 16) {
-            dot_step<kRows>(acc, lo + i, stride, [&](int c) { return widen_codes(w.at[c] + i); });
+        for (; i + 64 <= k; i += 64) {
+            for (int c = 0; c < kDotColumns; ++c) prefetch(w.at[c] + i + kDotColumns * k);
+            for (int64_t j = i; j < i + 64; j += 16) {
+                dot_step<kRows>(
+                    acc, [&](int r) { return load(row[r].digits + j); },
+                    [&](int c) { return widen_codes(w.at[c] + j); });
+            }
         }
-        if (i < k) dot_step<kRows>(acc, lo + i, stride, [&](int c) { return load_codes(w.at[c], i, k); });
-        for (int r = 0; r < kRows; ++r) store_sums(acc[r], sums[r]);
+        for (; i < k; i += 16) {
+            dot_step<kRows>(
+                acc, [&](int r) { return load(row[r].digits + i); },
+                [&](int c) { return load_codes(w.at[c], i, k); });
+        }
+        for (int r = 0; r < kRows; ++r) store_sums(acc[r], row[r].sums + at);
     }
 
-    static void dot_high(const DotColumns<Avx2>& w, const QuantizedRows& rows, int64_t row, int32_t* sums) {
+    static void dot_units(const DotColumns<Avx2>& w, const HighUnits& units, int64_t k, int32_t* sums) {
         __m256i acc[1][4];
         for (auto& sum : acc[0]) sum = _mm256_setzero_si256();
-        const uint32_t* units = rows.high_units(row);
-        for (uint32_t u = 0; u < rows.high_count(row); ++u) {
-            for (int64_t i = units[u] * kRowUnit; i < (units[u] + 1) * kRowUnit; i += 16) {
-                dot_step<1>(acc, rows.hi<int16_t>(row) + i, 0,
-                            [&](int c) { return load_codes(w.at[c], i, rows.k()); });
-            }
+        const int16_t* digits = static_cast<const int16_t*>(units.digits);
+        for (int64_t u = 0; u < units.count; ++u) {
+            const int64_t i = units.index[u] * kUnit;
+            dot_step<1>(
+                acc, [&](int) { return load(digits + u * kUnit); },
+                [&](int c) { return load_codes(w.at[c], i, k); });
         }
         store_sums(acc[0], sums);
     }
@@ -120,12 +136,17 @@ struct Avx2 {
     static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, int16_t* panel) {
         const int64_t k = call.rows->k();
         for (int half = 0; half < 2; ++half) {
+            const int8_t* weight[8];
+            for (int c = 0; c < 8; ++c) {
+                const int64_t n = begin + half * 8 + c;
+                weight[c] = call.weight + (n < end ? n : end - 1) * k;
+            }
             for (int64_t i = 0; i < k; i += 16) {
-                __m256i v[8];
-                for (int c = 0; c < 8; ++c) {
-                    const int64_t n = begin + half * 8 + c;
-                    v[c] = load_codes(call.weight + (n < end ? n : end - 1) * k, i, k);
+                if (i % 64 == 0) {
+                    for (const int8_t* from : weight) prefetch(from + i + kPackAhead);
                 }
+                __m256i v[8];
+                for (int c = 0; c < 8; ++c) v[c] = load_codes(weight[c], i, k);
                 transpose(v);
                 for (int w = 0; w < 8; ++w) store(v[w], panel + (i + 2 * w) * kColumns + half * 16);
             }
@@ -133,32 +154,36 @@ struct Avx2 {
     }
 
     template <int kRows>
-    static void tile_low(const int16_t* panel, const int16_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
+    static void tile(const int16_t* panel, const int16_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
         __m256i acc[kRows][2];
         for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
         for (int64_t w = 0; w < words; ++w, panel += 2 * kColumns, lo += 2 * kRows) {
-            const __m256i left = load(panel), right = load(panel + 16);
-#pragma GCC unroll 5
-            for (int r = 0; r < kRows; ++r) {
-                const __m256i digits = broadcast_word(lo + 2 * r);
-                accumulate(acc[r][0], left, digits);
-                accumulate(acc[r][1], right, digits);
-            }
+            tile_step<kRows>(acc, panel, lo);
         }
         for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
     }
 
-    // The high digits of one row of a block; hi points at its first word, stride digits before the next.
-    static void row_high(const int16_t* panel, const int16_t* hi, int64_t stride, const uint32_t* units,
-                         uint32_t count, int32_t* sums) {
-        __m256i left = _mm256_setzero_si256(), right = left;
-        for (uint32_t u = 0; u < count; ++u) {
-            const int64_t w = units[u];
-            const __m256i digits = broadcast_word(hi + w * stride);
-            accumulate(left, load(panel + w * 2 * kColumns), digits);
-            accumulate(right, load(panel + w * 2 * kColumns + 16), digits);
+    template <int kRows>
+    static void tile_units(const int16_t* panel, const HighUnits& units, int32_t (*sums)[kColumns]) {
+        __m256i acc[kRows][2];
+        for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
+        const int16_t* digits = static_cast<const int16_t*>(units.digits);
+        for (int64_t u = 0; u < units.count; ++u, digits += 2 * kRows) {
+            tile_step<kRows>(acc, panel + units.index[u] * (2 * kColumns), digits);
         }
-        store(left, sums), store(right, sums + 8);
+        for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
+    }
+
+    // A word of kRows rows times that word of the 16 columns.
+    template <int kRows>
+    static void tile_step(__m256i (&acc)[kRows][2], const int16_t* panel, const int16_t* digits) {
+        const __m256i left = load(panel), right = load(panel + 16);
+#pragma GCC unroll 5
+        for (int r = 0; r < kRows; ++r) {
+            const __m256i word = broadcast_word(digits + 2 * r);
+            accumulate(acc[r][0], left, word);
+            accumulate(acc[r][1], right, word);
+        }
     }
 };
 

@@ -35,6 +35,10 @@ inline void store_sums(__m512i a, __m512i b, __m512i c, __m512i d, int32_t* sums
     _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), four);
 }
 
+inline void prefetch(const void* from) {
+    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
+}
+
 // The four digits of a word, for all columns.
 inline __m512i broadcast_word(const int8_t* digits) {
     int32_t four;
@@ -69,6 +73,9 @@ inline void transpose(__m512i (&v)[16]) {
     }
 }
 
+// Bytes of a weight row between what is packed and what is fetched.
+constexpr int64_t kPackAhead = 256;
+
 struct Avx512Vnni {
     using Digit = int8_t;
     using Panel = uint8_t;
@@ -76,53 +83,62 @@ struct Avx512Vnni {
     static constexpr int kMaxRows = 12;    // 24 accumulators, 2 panel registers, 1 broadcast: of 32
     static constexpr int kDotRows = 4;     // 16 accumulators, 4 weight registers, 1 of digits
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
+    static constexpr int64_t kUnit = 64;
     static constexpr int64_t kFewRows = 8;
     static constexpr int32_t kOffset = 128;
 
-    template <int kRows>
-    static void dot_low(const DotColumns<Avx512Vnni>& w, const int8_t* lo, int64_t stride, int64_t k,
-                        int32_t (*sums)[kColumns]) {
-        __m512i acc[kRows][kDotColumns];
-        for (auto& row : acc) {
-            for (auto& sum : row) sum = _mm512_setzero_si512();
+    // 64 digits of kRows rows, times the same codes of the four columns.
+    template <int kRows, class Digits>
+    static void dot_step(__m512i (&acc)[kRows][kDotColumns], const DotColumns<Avx512Vnni>& w, int64_t i, int64_t k,
+                         const Digits& digits_of) {
+        __m512i codes[kDotColumns];
+        for (int c = 0; c < kDotColumns; ++c) codes[c] = load_codes(w.at[c], i, k);
+        for (int r = 0; r < kRows; ++r) {
+            const __m512i digits = digits_of(r);
+            for (int c = 0; c < kDotColumns; ++c) acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], codes[c], digits);
         }
-        for (int64_t i = 0; i < k; i += 64) {
-            __m512i codes[kDotColumns];
-            for (int c = 0; c < kDotColumns; ++c) codes[c] = load_codes(w.at[c], i, k);
-            for (int r = 0; r < kRows; ++r) {
-                const __m512i digits = _mm512_load_si512(lo + r * stride + i);
-                for (int c = 0; c < kDotColumns; ++c) {
-                    acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], codes[c], digits);
-                }
-            }
-        }
-        for (int r = 0; r < kRows; ++r) store_sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], sums[r]);
     }
 
-    static void dot_high(const DotColumns<Avx512Vnni>& w, const QuantizedRows& rows, int64_t row,
-                         int32_t* sums) {
-        __m512i acc[kDotColumns];
-        for (auto& sum : acc) sum = _mm512_setzero_si512();
-        const uint32_t* units = rows.high_units(row);
-        for (uint32_t u = 0; u < rows.high_count(row); ++u) {
-            const int64_t i = units[u] * kRowUnit;
-            const __m512i digits = _mm512_load_si512(rows.hi<int8_t>(row) + i);
-            for (int c = 0; c < kDotColumns; ++c) {
-                acc[c] = _mm512_dpbusd_epi32(acc[c], load_codes(w.at[c], i, rows.k()), digits);
-            }
+    template <int kRows>
+    static void dot(const DotColumns<Avx512Vnni>& w, const DotRow<Avx512Vnni>* row, int64_t k, int64_t at) {
+        __m512i acc[kRows][kDotColumns];
+        for (auto& sums : acc) {
+            for (auto& sum : sums) sum = _mm512_setzero_si512();
         }
-        store_sums(acc[0], acc[1], acc[2], acc[3], sums);
+        for (int64_t i = 0; i < k; i += 64) {
+            for (int c = 0; c < kDotColumns; ++c) prefetch(w.at[c] + i + kDotColumns * k);
+            dot_step<kRows>(acc, w, i, k, [&](int r) { return _mm512_load_si512(row[r].digits + i); });
+        }
+        for (int r = 0; r < kRows; ++r) {
+            store_sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], row[r].sums + at);
+        }
+    }
+
+    static void dot_units(const DotColumns<Avx512Vnni>& w, const HighUnits& units, int64_t k, int32_t* sums) {
+        __m512i acc[1][kDotColumns];
+        for (auto& sum : acc[0]) sum = _mm512_setzero_si512();
+        const int8_t* digits = static_cast<const int8_t*>(units.digits);
+        for (int64_t u = 0; u < units.count; ++u) {
+            dot_step<1>(acc, w, units.index[u] * kUnit, k,
+                        [&](int) { return _mm512_load_si512(digits + u * kUnit); });
+        }
+        store_sums(acc[0][0], acc[0][1], acc[0][2], acc[0][3], sums);
     }
 
     // Weight rows [begin, end) to a panel [padded_k / 4][32][4], unsigned.
     static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, uint8_t* panel) {
         const int64_t k = call.rows->k();
         for (int half = 0; half < 2; ++half) {
+            const int8_t* weight[16];
+            for (int c = 0; c < 16; ++c) {
+                const int64_t n = begin + half * 16 + c;
+                weight[c] = call.weight + (n < end ? n : end - 1) * k;
+            }
             for (int64_t i = 0; i < k; i += 64) {
                 __m512i v[16];
                 for (int c = 0; c < 16; ++c) {
-                    const int64_t n = begin + half * 16 + c;
-                    v[c] = load_codes(call.weight + (n < end ? n : end - 1) * k, i, k);
+                    prefetch(weight[c] + i + kPackAhead);
+                    v[c] = load_codes(weight[c], i, k);
                 }
                 transpose(v);
                 uint8_t* to = panel + i * kColumns + half * 64;
@@ -132,42 +148,56 @@ struct Avx512Vnni {
     }
 
     template <int kRows>
-    static void tile_low(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
+    static void tile(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
         __m512i acc[kRows][2];
         for (auto& row : acc) row[0] = row[1] = _mm512_setzero_si512();
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
-            const __m512i left = _mm512_load_si512(panel), right = _mm512_load_si512(panel + 64);
-#pragma GCC unroll 12
-            for (int r = 0; r < kRows; ++r) {
-                const __m512i digits = broadcast_word(lo + kWordBytes * r);
-                acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], left, digits);
-                acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], right, digits);
+            tile_step<kRows>(acc, panel, lo);
+        }
+        store_tile<kRows>(acc, sums);
+    }
+
+    template <int kRows>
+    static void tile_units(const uint8_t* panel, const HighUnits& units, int32_t (*sums)[kColumns]) {
+        constexpr int kChains = kRows == 1 ? 2 : 1;  // a single chain would wait for its own latency
+        __m512i acc[kChains][kRows][2];
+        for (auto& chain : acc) {
+            for (auto& row : chain) row[0] = row[1] = _mm512_setzero_si512();
+        }
+        const int8_t* digits = static_cast<const int8_t*>(units.digits);
+        for (int64_t u = 0; u < units.count; u += kChains) {
+#pragma GCC unroll 2
+            for (int chain = 0; chain < kChains; ++chain, digits += kWordBytes * kRows) {
+                if (u + chain == units.count) break;
+                tile_step<kRows>(acc[chain], panel + units.index[u + chain] * (kWordBytes * kColumns), digits);
             }
         }
+        for (int chain = 1; chain < kChains; ++chain) {
+            for (int half = 0; half < 2; ++half) {
+                acc[0][0][half] = _mm512_add_epi32(acc[0][0][half], acc[chain][0][half]);
+            }
+        }
+        store_tile<kRows>(acc[0], sums);
+    }
+
+    // A word of kRows rows times that word of the 32 columns.
+    template <int kRows>
+    static void tile_step(__m512i (&acc)[kRows][2], const uint8_t* panel, const int8_t* digits) {
+        const __m512i left = _mm512_load_si512(panel), right = _mm512_load_si512(panel + 64);
+#pragma GCC unroll 12
+        for (int r = 0; r < kRows; ++r) {
+            const __m512i word = broadcast_word(digits + kWordBytes * r);
+            acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], left, word);
+            acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], right, word);
+        }
+    }
+
+    template <int kRows>
+    static void store_tile(const __m512i (&acc)[kRows][2], int32_t (*sums)[kColumns]) {
         for (int r = 0; r < kRows; ++r) {
             _mm512_store_si512(sums[r], acc[r][0]);
             _mm512_store_si512(sums[r] + 16, acc[r][1]);
         }
-    }
-
-    // The high digits of one row of a block; hi points at its first word, stride digits before the next.
-    static void row_high(const uint8_t* panel, const int8_t* hi, int64_t stride, const uint32_t* units,
-                         uint32_t count, int32_t* sums) {
-        __m512i acc[2][2];  // two chains of two halves: one chain would wait for its own latency
-        acc[0][0] = acc[0][1] = acc[1][0] = acc[1][1] = _mm512_setzero_si512();
-        for (uint32_t u = 0; u < count; u += 2) {
-#pragma GCC unroll 2
-            for (uint32_t chain = 0; chain < 2; ++chain) {
-                if (u + chain == count) break;
-                const int64_t g = units[u + chain];
-                const __m512i digits = broadcast_word(hi + g * stride);
-                const uint8_t* from = panel + g * kWordBytes * kColumns;
-                acc[chain][0] = _mm512_dpbusd_epi32(acc[chain][0], _mm512_load_si512(from), digits);
-                acc[chain][1] = _mm512_dpbusd_epi32(acc[chain][1], _mm512_load_si512(from + 64), digits);
-            }
-        }
-        _mm512_store_si512(sums, _mm512_add_epi32(acc[0][0], acc[1][0]));
-        _mm512_store_si512(sums + 16, _mm512_add_epi32(acc[0][1], acc[1][1]));
     }
 };
 

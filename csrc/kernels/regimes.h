@@ -9,9 +9,14 @@
 //   Digit, Panel               element types of the activations and of a panel; they have one size
 //   kColumns, kMaxRows         columns of a panel; rows of a tile of sums
 //   kDotRows, kDotColumns      rows of x and rows of the weight that one dot product pass reads side by side
+//   kUnit                      digits that a dot product loads at once; divides 64
 //   kFewRows                   up to here packing a panel costs more than it saves
 //   kOffset                    what was added to every weight; the row's digit sum undoes it
-//   dot_low<R>, dot_high, pack_panel, tile_low<R>, row_high
+//   dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows
+//   dot_units(columns, units, k, sums)       the same for the listed units of one row
+//   pack_panel(call, begin, end, panel)      weight rows [begin, end), repeated to kColumns
+//   tile<R>(panel, digits, words, sums)      sums[r][0 .. kColumns) of an interleaved block of R rows
+//   tile_units<R>(panel, units, sums)        the same for the listed words
 #pragma once
 
 #include "kernels/row_math.h"
@@ -40,59 +45,88 @@ inline void undo_offset(int32_t* sums, int32_t digit_sum) {
     for (int c = 0; c < Isa::kColumns; ++c) sums[c] -= Isa::kOffset * digit_sum;
 }
 
-// Calls Isa::dot_low or Isa::tile_low with the number of rows as a constant.
+// Digits of a plain row, low or high, and where their sums go.
+template <class Isa>
+struct DotRow {
+    const Digit<Isa>* digits;
+    int32_t* sums;
+};
+
+// Calls a microkernel of the Isa with the number of rows as a constant.
 template <class Isa, int kRows>
 struct Rows {
-    static void dot(int64_t rows, const DotColumns<Isa>& w, const Digit<Isa>* lo, int64_t stride, int64_t k,
-                    int32_t (*sums)[Isa::kColumns]) {
+    using Sums = int32_t (*)[Isa::kColumns];
+
+    static void dot(int64_t rows, const DotColumns<Isa>& w, const DotRow<Isa>* row, int64_t k, int64_t at) {
         if (rows == kRows) {
-            Isa::template dot_low<kRows>(w, lo, stride, k, sums);
+            Isa::template dot<kRows>(w, row, k, at);
         } else {
-            Rows<Isa, kRows - 1>::dot(rows, w, lo, stride, k, sums);
+            Rows<Isa, kRows - 1>::dot(rows, w, row, k, at);
         }
     }
 
-    static void tile(int64_t rows, const typename Isa::Panel* panel, const Digit<Isa>* lo, int64_t words,
-                     int32_t (*sums)[Isa::kColumns]) {
+    static void tile(int64_t rows, const typename Isa::Panel* panel, const void* digits, int64_t words,
+                     Sums sums) {
         if (rows == kRows) {
-            Isa::template tile_low<kRows>(panel, lo, words, sums);
+            Isa::template tile<kRows>(panel, static_cast<const Digit<Isa>*>(digits), words, sums);
         } else {
-            Rows<Isa, kRows - 1>::tile(rows, panel, lo, words, sums);
+            Rows<Isa, kRows - 1>::tile(rows, panel, digits, words, sums);
+        }
+    }
+
+    static void tile_units(int64_t rows, const typename Isa::Panel* panel, const HighUnits& units,
+                           Sums sums) {
+        if (rows == kRows) {
+            Isa::template tile_units<kRows>(panel, units, sums);
+        } else {
+            Rows<Isa, kRows - 1>::tile_units(rows, panel, units, sums);
         }
     }
 };
 
 template <class Isa>
 struct Rows<Isa, 0> {
-    static void dot(int64_t, const DotColumns<Isa>&, const Digit<Isa>*, int64_t, int64_t,
-                    int32_t (*)[Isa::kColumns]) {}
-    static void tile(int64_t, const typename Isa::Panel*, const Digit<Isa>*, int64_t,
-                     int32_t (*)[Isa::kColumns]) {}
+    using Sums = int32_t (*)[Isa::kColumns];
+
+    static void dot(int64_t, const DotColumns<Isa>&, const DotRow<Isa>*, int64_t, int64_t) {}
+    static void tile(int64_t, const typename Isa::Panel*, const void*, int64_t, Sums) {}
+    static void tile_units(int64_t, const typename Isa::Panel*, const HighUnits&, Sums) {}
 };
 
 // All rows, which are few, of one tile of columns. sums[row] starts at the tile's first column.
 template <class Isa>
 void few_rows(const LinearCall& call, int64_t begin, int64_t end) {
     const QuantizedRows& rows = *call.rows;
-    const int64_t m = rows.m(), k = rows.k(), stride = rows.padded_k();
+    const int64_t m = rows.m(), k = rows.k();
     alignas(64) int32_t low[Isa::kFewRows][Isa::kColumns], high[Isa::kFewRows][Isa::kColumns];
+    DotRow<Isa> pass[2 * Isa::kFewRows];  // high digits that are kept whole are one more row
+    int64_t passes = 0;
+    for (int64_t row = 0; row < m; ++row) {
+        const Block& block = rows.block(row);
+        pass[passes++] = {static_cast<const Digit<Isa>*>(block.lo), low[row]};
+        if (block.high == High::kWhole) {
+            pass[passes++] = {static_cast<const Digit<Isa>*>(block.units.digits), high[row]};
+        }
+    }
     for (int64_t n = begin; n < end; n += Isa::kDotColumns) {
         const DotColumns<Isa> w(call, n, end);
         const int64_t at = n - begin;
-        for (int64_t row = 0; row < m; row += Isa::kDotRows) {
-            const int64_t count = m - row < Isa::kDotRows ? m - row : Isa::kDotRows;
-            auto* sums = reinterpret_cast<int32_t (*)[Isa::kColumns]>(&low[row][at]);
-            Rows<Isa, Isa::kDotRows>::dot(count, w, rows.lo<Digit<Isa>>(row), stride, k, sums);
+        for (int64_t p = 0; p < passes; p += Isa::kDotRows) {
+            const int64_t count = passes - p < Isa::kDotRows ? passes - p : Isa::kDotRows;
+            Rows<Isa, Isa::kDotRows>::dot(count, w, pass + p, k, at);
         }
         for (int64_t row = 0; row < m; ++row) {
-            if (rows.high_count(row) > 0) Isa::dot_high(w, rows, row, &high[row][at]);
+            if (rows.block(row).high == High::kOwn) {
+                Isa::dot_units(w, rows.row(row).units, k, &high[row][at]);
+            }
         }
     }
     const ColumnScales<Isa::kColumns> columns(call, begin, end);
     for (int64_t row = 0; row < m; ++row) {
-        const bool has_high = rows.high_count(row) > 0;
-        undo_offset<Isa>(low[row], rows.scale(row).lo_sum);
-        if (has_high) undo_offset<Isa>(high[row], rows.scale(row).hi_sum);
+        const RowScale& scale = rows.row(row).scale;
+        const bool has_high = rows.block(row).high != High::kNone;
+        undo_offset<Isa>(low[row], scale.lo_sum);
+        if (has_high) undo_offset<Isa>(high[row], scale.hi_sum);
         finish_row(call, columns, row, begin, end, low[row], has_high ? high[row] : nullptr);
     }
 }
@@ -100,25 +134,25 @@ void few_rows(const LinearCall& call, int64_t begin, int64_t end) {
 // All blocks of many rows against one panel.
 template <class Isa>
 void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa::Panel* panel) {
+    using OneOf = Rows<Isa, Isa::kMaxRows>;
     const QuantizedRows& rows = *call.rows;
     constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit<Isa>));
     const int64_t words = (rows.k() + kWord - 1) / kWord;
     Isa::pack_panel(call, begin, end, panel);
     const ColumnScales<Isa::kColumns> columns(call, begin, end);
-    alignas(64) int32_t low[Isa::kMaxRows][Isa::kColumns], high[Isa::kColumns];
+    alignas(64) int32_t low[Isa::kMaxRows][Isa::kColumns], high[Isa::kMaxRows][Isa::kColumns];
     for (int64_t b = 0; b < rows.blocks(); ++b) {
-        const int64_t count = rows.block_rows(b);
-        Rows<Isa, Isa::kMaxRows>::tile(count, panel, rows.lo<Digit<Isa>>(b), words, low);
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t row = rows.block_begin(b) + r;
-            const uint32_t high_count = rows.high_count(row);
-            undo_offset<Isa>(low[r], rows.scale(row).lo_sum);
-            if (high_count > 0) {
-                const Digit<Isa>* hi = rows.hi<Digit<Isa>>(b) + kWord * r;
-                Isa::row_high(panel, hi, kWord * count, rows.high_units(row), high_count, high);
-                undo_offset<Isa>(high, rows.scale(row).hi_sum);
-            }
-            finish_row(call, columns, row, begin, end, low[r], high_count > 0 ? high : nullptr);
+        const Block& block = rows.block(b);
+        OneOf::tile(block.rows, panel, block.lo, words, low);
+        if (block.high == High::kShared) OneOf::tile_units(block.rows, panel, block.units, high);
+        if (block.high == High::kWhole) OneOf::tile(block.rows, panel, block.units.digits, words, high);
+        for (int64_t r = 0; r < block.rows; ++r) {
+            const Row& row = rows.row(block.begin + r);
+            const bool has_high = row.scale.has_high;
+            if (has_high && block.high == High::kOwn) Isa::template tile_units<1>(panel, row.units, &high[r]);
+            undo_offset<Isa>(low[r], row.scale.lo_sum);
+            if (has_high) undo_offset<Isa>(high[r], row.scale.hi_sum);
+            finish_row(call, columns, block.begin + r, begin, end, low[r], has_high ? high[r] : nullptr);
         }
     }
 }
@@ -149,6 +183,7 @@ constexpr KernelTable make_table(const char* name, uint32_t required_features) {
             required_features,
             Isa::kColumns,
             sizeof(Digit<Isa>),
+            Isa::kUnit,
             rows_per_block<Isa>,
             scratch_bytes<Isa>,
             quantize_row,

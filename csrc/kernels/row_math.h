@@ -194,7 +194,7 @@ struct ColumnScales {
 template <int kColumns>
 inline void finish_row(const LinearCall& call, const ColumnScales<kColumns>& columns, int64_t row,
                        int64_t begin, int64_t end, const int32_t* low, const int32_t* high) {
-    const float row_scale = call.rows->scale(row).scale;
+    const float row_scale = call.rows->row(row).scale.scale;
     float y[kColumns];
     if (high == nullptr) {
         for (int i = 0; i < kColumns; ++i) y[i] = static_cast<float>(low[i]) * (row_scale * columns.scale[i]);

@@ -5,6 +5,7 @@ namespace llmint8 {
 namespace {
 
 constexpr int kColumns = 16;
+constexpr int64_t kUnit = 64;
 
 int64_t rows_per_block(int64_t) {
     return 1;
@@ -25,23 +26,29 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
     const int64_t k = rows.k();
     const ColumnScales<kColumns> columns(call, begin, end);
     for (int64_t row = 0; row < rows.m(); ++row) {
+        const Block& block = rows.block(row);
+        const HighUnits& own = rows.row(row).units;
         int32_t low[kColumns] = {}, high[kColumns] = {};
         for (int64_t n = begin; n < end; ++n) {
             const int8_t* weight = call.weight + n * k;
-            low[n - begin] = dot(rows.lo<int8_t>(row), weight, k);
-            for (uint32_t i = 0; i < rows.high_count(row); ++i) {
-                const int64_t at = rows.high_units(row)[i] * kRowUnit;
-                high[n - begin] +=
-                    dot(rows.hi<int8_t>(row) + at, weight + at, k - at < kRowUnit ? k - at : kRowUnit);
+            low[n - begin] = dot(static_cast<const int8_t*>(block.lo), weight, k);
+            if (block.high == High::kWhole) {
+                high[n - begin] = dot(static_cast<const int8_t*>(block.units.digits), weight, k);
+            } else if (block.high == High::kOwn) {
+                for (int64_t u = 0; u < own.count; ++u) {
+                    const int64_t at = own.index[u] * kUnit;
+                    high[n - begin] += dot(static_cast<const int8_t*>(own.digits) + u * kUnit, weight + at,
+                                           k - at < kUnit ? k - at : kUnit);
+                }
             }
         }
-        finish_row(call, columns, row, begin, end, low, rows.high_count(row) > 0 ? high : nullptr);
+        finish_row(call, columns, row, begin, end, low, block.high == High::kNone ? nullptr : high);
     }
 }
 
 }  // namespace
 
-const KernelTable kScalarTable = {"scalar",      0, kColumns, 1, rows_per_block, scratch_bytes, quantize_row,
-                                  linear_columns};
+const KernelTable kScalarTable = {"scalar",       0,           kColumns,       1, kUnit, rows_per_block, scratch_bytes,
+                                  quantize_row, linear_columns};
 
 }  // namespace llmint8
