@@ -15,7 +15,6 @@ from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
-from llmint8 import reference
 from llmint8.checkpoint import TensorHeader, check_tensors, is_int8_weight, read_headers
 from llmint8.config import Int8Config
 from llmint8.convert import (
@@ -26,6 +25,7 @@ from llmint8.convert import (
     replace_modules,
 )
 from llmint8.errors import CheckpointError, QuantizationError
+from llmint8.integrations.tensor_parallel import own_shape, prepare_layers, quantize_part, settle_scale
 from llmint8.nn import Int8Conv1D, Int8Linear, is_conv1d, weight_as_linear
 from llmint8.numerics import ROW_MAJOR
 
@@ -47,12 +47,12 @@ class QuantizeOnLoad(ConversionOps):  # type: ignore[misc]
                 tensors[key] = tensor
                 continue
             try:
-                codes, absmax = reference.quantize_weight(_as_linear(tensor, module), key)
+                codes, absmax = quantize_part(_as_linear(tensor, module), module, key)
             except QuantizationError as error:
                 self._errors.append(error)
                 codes, absmax = (
-                    torch.zeros(module.weight.shape, dtype=torch.int8),
-                    torch.zeros(module.SCB.shape),
+                    torch.zeros(own_shape(module.weight), dtype=torch.int8),
+                    torch.zeros(own_shape(module.SCB)),
                 )
             name = key.removesuffix(".weight")
             tensors[key] = codes
@@ -98,6 +98,10 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         module, tensor = get_module_from_name(model, param_name)
         return not self.pre_quantized and isinstance(module, Int8Linear) and tensor == "weight"
 
+    def update_parallel_plan(self, model: nn.Module, plan: dict[str, str]) -> None:
+        """Let transformers cut int8 layers as `plan` says."""
+        prepare_layers(model, plan)
+
     def get_quantize_ops(self) -> QuantizeOnLoad:
         """The operation that quantises a tensor as it is read."""
         return QuantizeOnLoad(self._errors)
@@ -128,6 +132,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
                         f"{name}.{key} is missing in the checkpoint or does not fit, and int8 layers cannot "
                         f"start from random numbers; {remedy}, or add the module to skip_modules"
                     )
+            settle_scale(module)
             if not getattr(module.weight_format, "_is_hf_initialized", False):
                 module.weight_format.fill_(ROW_MAJOR)  # early bitsandbytes releases wrote none
             reason = module.invalid_state()

@@ -9,6 +9,7 @@ from llmint8.reference.rowwise import (
     quantize_weight,
     split_digits,
     weight_absmax,
+    weight_codes,
     weight_scale,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "quantize_weight",
     "split_digits",
     "weight_absmax",
+    "weight_codes",
     "weight_scale",
 ]

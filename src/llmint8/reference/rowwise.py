@@ -66,12 +66,21 @@ def quantize_weight(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tenso
     Raises QuantizationError, see `weight_absmax`.
     """
     absmax = weight_absmax(weight, name)
+    return weight_codes(weight, absmax), absmax
+
+
+def weight_codes(weight: Tensor, absmax: Tensor) -> Tensor:
+    """The codes of a weight for given scales, int8 `[N, K]`, contiguous, within ±127.
+
+    weight: float `[N, K]`, finite; some columns of a wider one will do. absmax: float32 `[N]`, at least the
+    largest magnitude of each row; 0 gives codes 0.
+    """
     factor = _divide(CODE_MAX, absmax).masked_fill(absmax == 0, 0)[:, None]
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     for block in _row_blocks(weight):
         scaled = weight[block].float() * factor[block]
         codes[block] = scaled.round().clamp(-CODE_MAX, CODE_MAX).to(torch.int8)
-    return codes, absmax
+    return codes
 
 
 def _row_blocks(weight: Tensor) -> Iterator[slice]:
