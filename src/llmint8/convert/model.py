@@ -119,10 +119,10 @@ def set_threshold(model: nn.Module, threshold: Threshold) -> None:
     given = getattr(saved, "quantization_config", None)
     if isinstance(given, Int8Config):
         saved.quantization_config = replace(given, threshold=config.threshold)
-    elif hasattr(given, "llm_int8_threshold"):  # bitsandbytes' configuration: it has no word for "auto"
+    elif given is not None and hasattr(given, "llm_int8_threshold"):
         if isinstance(config.threshold, float):
             given.llm_int8_threshold = config.threshold
-        else:
+        else:  # the configuration of bitsandbytes has no word for it
             saved.quantization_config = config
 
 
