@@ -1,5 +1,6 @@
 """Conversion of a model in memory: the plan (what becomes int8), the work, and the report."""
 
+from llmint8.convert.empty import empty_like
 from llmint8.convert.model import (
     dequantize_model,
     module_bytes,
@@ -16,6 +17,7 @@ __all__ = [
     "Row",
     "check_skip_modules",
     "dequantize_model",
+    "empty_like",
     "human_bytes",
     "is_linear",
     "module_bytes",

@@ -16,13 +16,45 @@ from accelerate.utils import modeling, offload
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from llmint8.checkpoint import TensorHeader, check_tensors, is_int8_weight, read_headers, shard_files
+from llmint8.checkpoint import (
+    TensorHeader,
+    check_tensors,
+    inspect_checkpoint,
+    is_int8_weight,
+    read_headers,
+    shard_files,
+)
+from llmint8.config import Int8Config
+from llmint8.convert import empty_like, is_linear, replace_modules
 from llmint8.errors import CheckpointError
 from llmint8.integrations.import_hook import replace_function
 from llmint8.nn import Int8Linear
+from llmint8.numerics import ROW_MAJOR
 
 _load_checkpoint_in_model: Any = modeling.load_checkpoint_in_model
 _SIGNATURE = inspect.signature(_load_checkpoint_in_model)
+
+
+def empty_int8_model(model: nn.Module, checkpoint: str | Path) -> nn.Module:
+    """Give a model without weights the int8 layers that a checkpoint holds, in place; return the model.
+
+    model: made under `accelerate.init_empty_weights()`. Its int8 layers are on the meta device, to be filled
+        by `load_checkpoint_and_dispatch`; what the checkpoint holds as floats stays as it is.
+    checkpoint: a folder that llmint8 or transformers wrote.
+    Raises CheckpointError if a file is missing or torn, or an int8 layer has no linear layer of its name.
+    """
+    summary = inspect_checkpoint(checkpoint)
+    settings = summary.quantization or {}
+    threshold = Int8Config.from_dict(settings).threshold
+    modules = dict(model.named_modules())
+    for name in summary.int8_layers:
+        if not is_linear(modules.get(name, model)):
+            raise CheckpointError(
+                f"{name} is int8 in {checkpoint}, but the model has no linear layer of that name; "
+                "make the model from the config.json of the checkpoint"
+            )
+    replace_modules(model, summary.int8_layers, lambda _, source: empty_like(source, threshold))
+    return model
 
 
 @functools.wraps(_load_checkpoint_in_model)
@@ -44,15 +76,15 @@ def _load_int8_checkpoint_in_model(*args: Any, **kwargs: Any) -> None:
     for name, layer in layers.items():
         _check_stored(name, layer, headers)
     _load_checkpoint_in_model(*args, **kwargs)
-    scales = _read_scales(files, layers)
+    left_out = _read_left_out(files, layers)
     for name, layer in layers.items():
-        _set_scales(layer, scales[name])
+        _set_left_out(layer, left_out[f"{name}.SCB"], left_out.get(f"{name}.weight_format"))
         reason = layer.invalid_state()
         if reason is not None:
             raise CheckpointError(f"{name}: {reason}; convert the model again")
     folder, devices = given.get("offload_folder"), given.get("device_map") or {}
     if folder is not None and "disk" in devices.values():
-        _offload_scales(scales, str(folder))
+        _offload_scales(left_out, str(folder))
 
 
 def _safetensors_files(path: Path) -> list[Path]:
@@ -73,31 +105,36 @@ def _check_stored(name: str, layer: Int8Linear, headers: dict[str, TensorHeader]
         )
 
 
-def _read_scales(files: list[Path], layers: dict[str, Int8Linear]) -> dict[str, Tensor]:
-    scales: dict[str, Tensor] = {}
+def _read_left_out(files: list[Path], layers: dict[str, Int8Linear]) -> dict[str, Tensor]:
+    """What accelerate skips: scales, and buffers of layers that go to disk."""
+    tensors: dict[str, Tensor] = {}
     for file in files:
         with safe_open(str(file), framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118 - not a dict
-                name = key.removesuffix(".SCB")
-                if name != key and name in layers:
-                    scales[name] = handle.get_tensor(key)
-    return scales
+                name, _, kind = key.rpartition(".")
+                if kind in ("SCB", "weight_format") and name in layers:
+                    tensors[key] = handle.get_tensor(key)
+    return tensors
 
 
-def _set_scales(layer: Int8Linear, scales: Tensor) -> None:
-    # Scales are small: those of a layer on the meta device (offloaded) stay in memory.
+def _set_left_out(layer: Int8Linear, scales: Tensor, weight_format: Tensor | None) -> None:
+    # They are small: those of a layer whose codes are offloaded stay in memory.
     device = torch.device("cpu") if layer.weight.is_meta else layer.weight.device
     if isinstance(layer.SCB, nn.Parameter):
         layer.SCB = nn.Parameter(scales.to(device), requires_grad=False)
     else:
         layer.SCB = scales.to(device)
+    if weight_format is None:  # early bitsandbytes releases wrote none
+        weight_format = torch.tensor(ROW_MAJOR, dtype=torch.uint8)
+    layer.weight_format = weight_format.to(device)
 
 
-def _offload_scales(scales: dict[str, Tensor], folder: str) -> None:
+def _offload_scales(tensors: dict[str, Tensor], folder: str) -> None:
     """Write the scales beside the offloaded codes, for those who offload buffers too."""
     index: dict[str, Any] = {}
-    for name, tensor in scales.items():
-        offload.offload_weight(tensor, f"{name}.SCB", folder, index)
+    for name, tensor in tensors.items():
+        if name.endswith(".SCB"):
+            offload.offload_weight(tensor, name, folder, index)
     offload.save_offload_index(index, folder)
 
 
