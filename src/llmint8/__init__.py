@@ -20,6 +20,7 @@ from llmint8.errors import (
 from llmint8.integrations import hooks
 from llmint8.integrations.merging import MergeReport, merge_report
 from llmint8.nn import Int8Linear
+from llmint8.streaming import convert_checkpoint
 
 __version__ = version("llmint8")
 
@@ -35,6 +36,7 @@ __all__ = [
     "MergeReport",
     "QuantizationError",
     "__version__",
+    "convert_checkpoint",
     "dequantize_model",
     "merge_report",
     "quantize_model",

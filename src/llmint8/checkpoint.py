@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from llmint8.errors import CheckpointError
 
-_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F16": 2, "BF16": 2, "F32": 4, "I32": 4, "F64": 8, "I64": 8}
+_BYTES = {"I16": 2, "U16": 2, "F16": 2, "BF16": 2, "F32": 4, "I32": 4, "U32": 4, "F64": 8, "I64": 8, "U64": 8}
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,19 @@ def is_int8_weight(name: str, tensor: TensorHeader) -> bool:
 def read_headers(files: Iterable[str | Path]) -> dict[str, TensorHeader]:
     """Names, dtypes and shapes of all tensors in safetensors files.
 
-    Raises CheckpointError for a file that is missing, torn or no safetensors.
+    Raises CheckpointError for a file that is missing, torn or no safetensors, and for a tensor that two files
+    hold.
     """
     tensors: dict[str, TensorHeader] = {}
     for file in files:
         try:
             with safe_open(str(file), framework="pt") as handle:
                 for name in handle.keys():  # noqa: SIM118 - not a dict
+                    if name in tensors:
+                        raise CheckpointError(
+                            f"{file} holds {name}, which another file holds too; remove the file that does "
+                            "not belong to the model"
+                        )
                     view = handle.get_slice(name)
                     tensors[name] = TensorHeader(view.get_dtype(), tuple(view.get_shape()))
         except FileNotFoundError as error:
@@ -109,27 +115,97 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     files = shard_files(path) if path.is_dir() else [path]
     tensors = read_headers(files)
     check_tensors(tensors)
+    _check_scales(files, tensors)
     return CheckpointSummary(path, read_quantization(path), tensors)
 
 
+def _check_scales(files: Iterable[Path], tensors: dict[str, TensorHeader]) -> None:
+    """Raise CheckpointError for a scale that no conversion gives; the codes are not read."""
+    for file in files:
+        with safe_open(str(file), framework="pt") as handle:
+            for name in handle.keys():  # noqa: SIM118 - not a dict
+                if not name.endswith(".SCB") or tensors[name].dtype != "F32":
+                    continue
+                scales = handle.get_tensor(name)
+                if not bool(((scales >= 0) & scales.isfinite()).all()):
+                    layer = name.removesuffix(".SCB")
+                    raise CheckpointError(
+                        f"{layer}: SCB holds a negative or non-finite value; convert the model again"
+                    )
+
+
 def shard_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, all inside it."""
+    """The safetensors files of a checkpoint folder, all inside it.
+
+    Raises CheckpointError if there are none, if an index contradicts them, or if one is a link out of the
+    folder.
+    """
     index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise CheckpointError(f"{folder} holds no .safetensors file; is it a model folder?")
-        return files
-    weight_map = _read_json(index).get("weight_map")
+    if index.exists():
+        return _indexed_files(index)
+    single = folder / "model.safetensors"
+    files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in folder.glob(kind))
+        if pickled:
+            raise CheckpointError(
+                f"{folder} holds pickled weights ({pickled[0]}), which can run code and are never read; "
+                "save the model as safetensors, with save_pretrained, where you trust it"
+            )
+        raise CheckpointError(f"{folder} holds no .safetensors file; is it a model folder?")
+    for file in files:
+        check_inside(file, folder)
+    return files
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index} holds no weight_map of tensor to file; fetch it again")
-    names = set(weight_map.values())
-    for name in names:
+    files = {name: index.parent / name for name in sorted(set(weight_map.values()))}
+    for name, file in files.items():
         if Path(name).name != name:
             raise CheckpointError(
                 f"{index} names {name!r}, which leaves the folder; the index is not to be trusted"
             )
-    return [folder / name for name in sorted(names)]
+        check_inside(file, index.parent)
+    for name, file in files.items():
+        stored = read_headers([file])
+        lost = sorted(key for key, place in weight_map.items() if place == name and key not in stored)
+        if lost:
+            raise CheckpointError(
+                f"{index} places {lost[0]} in {name}, which does not hold it; fetch both again"
+            )
+    return list(files.values())
+
+
+def check_inside(file: Path, folder: Path) -> None:
+    """Raise CheckpointError if a file is a link to somewhere outside its model folder.
+
+    The cache of a hub keeps a model's files beside its snapshots, and links to them: that is inside.
+    """
+    root = folder.resolve()
+    if root.parent.name == "snapshots":
+        root = root.parent.parent
+    if not file.resolve().is_relative_to(root):
+        raise CheckpointError(
+            f"{file} is a link out of the folder, to {file.resolve()}; put the file itself there"
+        )
+
+
+def check_loaded_files(files: Iterable[str | Path], folder: str) -> None:
+    """Raise CheckpointError for a file that transformers would load from outside of the model folder.
+
+    folder: the name of the model; where it is no local folder, all files must lie in one.
+    """
+    paths = [Path(file) for file in files]
+    root = Path(folder) if Path(folder).is_dir() else paths[0].parent if paths else Path()
+    for file in paths:
+        if ".." in file.relative_to(root).parts if file.is_relative_to(root) else True:
+            raise CheckpointError(
+                f"{file} lies outside of {root}, yet the index names it; the index is not to be trusted"
+            )
+        check_inside(file, root)
 
 
 def read_quantization(path: Path) -> dict[str, Any] | None:
@@ -137,13 +213,14 @@ def read_quantization(path: Path) -> dict[str, Any] | None:
     file = path / "config.json"
     if not path.is_dir() or not file.exists():
         return None
-    found = _read_json(file).get("quantization_config")
+    found = read_json(file).get("quantization_config")
     if found is not None and not isinstance(found, dict):
         raise CheckpointError(f"{file}: quantization_config is no JSON object; fetch it again")
     return found
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError if it holds none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

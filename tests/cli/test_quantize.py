@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import llmint8
-from llmint8 import Int8Config, Int8Linear
+from llmint8 import CheckpointError, Int8Config, Int8Linear
+from llmint8.streaming.jobs import Copy
 
 
 def names(folder: Path) -> set[str]:
@@ -122,18 +122,18 @@ def test_a_non_finite_weight_leaves_nothing(run, float_model, retensored):
     ("failure", "code", "message"),
     [
         (OSError(28, "No space left on device"), 1, "No space left on device"),
-        (RuntimeError("I/O error\nsomewhere"), 1, "cannot be saved (I/O error somewhere)"),
+        (CheckpointError("a bad tensor\nsomewhere"), 1, "a bad tensor somewhere"),
         (KeyboardInterrupt(), 130, "interrupted; nothing was left half written"),
     ],
 )
 def test_a_failure_while_writing_leaves_what_was_there(
     run, float_model, int8_model, edited, monkeypatch, failure, code, message
 ):
-    def save_half(model, folder):
-        Path(folder, "model.safetensors").write_bytes(b"half")
+    def write_half(job, source, write):
+        write(job.key, torch.zeros(3, dtype=job.output.dtype), 0)
         raise failure
 
-    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", save_half)
+    monkeypatch.setattr(Copy, "run", write_half)
     old = edited(int8_model)
     for out, options in ((old, ["--force"]), (old.parent / "new", [])):
         outcome = run("quantize", float_model, out, *options, code=code)
@@ -147,15 +147,15 @@ def test_a_failure_while_writing_leaves_what_was_there(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_nothing(float_model, tmp_path, number, code):
     script = f"""
-import os, sys, transformers
-from pathlib import Path
+import os, sys, torch
 from llmint8.cli import main
+from llmint8.streaming.jobs import Copy
 
-def save_half(model, folder):
-    Path(folder, "model.safetensors").write_bytes(b"half")
+def write_half(job, source, write):
+    write(job.key, torch.zeros(3, dtype=job.output.dtype), 0)
     os.kill(os.getpid(), {int(number)})
 
-transformers.PreTrainedModel.save_pretrained = save_half
+Copy.run = write_half
 sys.argv = ["llmint8", "quantize", {str(float_model)!r}, {str(tmp_path / "out")!r}]
 main()
 """

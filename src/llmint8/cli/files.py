@@ -13,25 +13,6 @@ from typing import Any
 from llmint8.errors import CheckpointError, LLMInt8Error
 
 
-def check_target(out: Path, force: bool, source: Path) -> None:
-    """Raise CheckpointError unless `out` may be written: it is new, or a checkpoint and `force` is on.
-
-    source: a folder that must survive, whatever `force` says.
-    """
-    if not out.parent.is_dir():
-        raise CheckpointError(f"{out.parent} is no folder; create it first")
-    if source.resolve().is_relative_to(out.resolve()):
-        raise CheckpointError(f"{out} holds the model that is read; choose another folder")
-    if not out.exists() and not out.is_symlink():
-        return
-    if not force:
-        raise CheckpointError(f"{out} exists already; choose another folder, or replace it with --force")
-    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").exists()):
-        raise CheckpointError(
-            f"{out} is no checkpoint folder, so --force does not replace it; remove it yourself"
-        )
-
-
 def save_model(model: Any, folder: Path) -> None:
     """`model.save_pretrained(folder)`. Raises CheckpointError if that fails, for whatever reason."""
     try:

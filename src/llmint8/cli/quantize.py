@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import shutil
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llmint8.cli.files import check_target, new_folder, save_model
-from llmint8.cli.models import find_float_model, load_float
+from llmint8.cli.models import find_float_model
 from llmint8.cli.options import Dtype, DtypeOption, JsonOption, ModelArgument, ThresholdOption, examples
-from llmint8.cli.output import print_json, progress, stdout, working
+from llmint8.cli.output import print_json, progress, stdout
+from llmint8.cli.quiet import quiet_transformers
 
 NAME = "quantize"
 EPILOG = examples(
     "llmint8 quantize ./my-model ./my-model-int8",
     "llmint8 quantize ./my-model ./my-model-int8 --threshold auto --dtype bfloat16",
     "llmint8 quantize ./my-model ./my-model-int8 --skip down_proj --skip model.layers.0 --json",
+    "llmint8 quantize ./my-model ./my-model-w8a8 --format compressed-tensors --max-shard-size 2GB",
 )
-#: What lies beside the weights and belongs to the model: tokenizer, chat template, generation settings.
-_COMPANIONS = (".json", ".jinja", ".model", ".txt")
+
+
+class Format(str, Enum):
+    """Who can read the result."""
+
+    llmint8 = "llmint8"
+    bitsandbytes = "bitsandbytes"
+    compressed_tensors = "compressed-tensors"
 
 
 def command(
@@ -36,38 +43,45 @@ def command(
         ),
     ] = None,
     dtype: DtypeOption = Dtype.auto,
+    format: Annotated[
+        Format, typer.Option(help="Who reads OUT: this library, bitsandbytes, or vLLM.", case_sensitive=False)
+    ] = Format.llmint8,
+    max_shard_size: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="The largest file, such as 500MB; a larger tensor has its own."),
+    ] = "5GB",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Convert a float MODEL to an int8 checkpoint in OUT, which from_pretrained, generate and eval load.
 
-    OUT appears whole or not at all. The tokenizer and the generation settings are copied along.
+    The model is read, converted and written piece by piece, so it may be larger than the memory. OUT appears
+    whole or not at all; a conversion that was killed goes on where it was when it is started again. The
+    tokenizer and the generation settings are copied along.
     """
     from llmint8.config import Int8Config
-    from llmint8.convert import quantize_model
+    from llmint8.streaming import convert_checkpoint
 
+    quiet_transformers()
     found = find_float_model(model, "quantize")
-    check_target(out, force, found.path)
     config = Int8Config(skip_modules=tuple(skip) if skip else None)
     if threshold is not None:
         config = Int8Config(threshold, config.skip_modules)
-    with working(f"Loading {model}"):
-        loaded = load_float(found, dtype)
     with progress("Converting") as step:
-        report = quantize_model(loaded, config, step)
-    with working(f"Writing {out}"), new_folder(out) as new:
-        save_model(loaded, new)
-        _copy_companions(found.path, new)
+        report = convert_checkpoint(
+            found.path,
+            out,
+            config,
+            format=format.value,
+            dtype=dtype.value,
+            max_shard_size=max_shard_size,
+            force=force,
+            progress=step,
+        )
     if json:
-        print_json({"out": str(out), "config": config.to_dict(), **report.to_dict()})
+        settings = {"out": str(out), "format": format.value, "config": config.to_dict()}
+        print_json({**settings, **report.to_dict()})
     else:
         console = stdout()
         console.print(report)
         console.print(f"Written to {out}", soft_wrap=True, markup=False, highlight=False)
-
-
-def _copy_companions(source: Path, out: Path) -> None:
-    for file in source.iterdir():
-        own = file.name == "config.json" or file.name.endswith(".index.json")
-        if file.is_file() and file.suffix in _COMPANIONS and not own:
-            shutil.copyfile(file, out / file.name)

@@ -1,0 +1,116 @@
+"""The formats that a conversion writes: names of an int8 layer's tensors, and `quantization_config`.
+
+All hold the same codes. They differ in how scales are stored and in who reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmint8 import reference
+from llmint8.config import Int8Config
+from llmint8.errors import ConfigError
+from llmint8.nn import is_conv1d
+from llmint8.numerics import ROW_MAJOR
+from llmint8.streaming.shard import Output
+
+
+class Llmint8:
+    """Read by transformers where this library is imported."""
+
+    suffixes: tuple[str, ...] = (".weight", ".SCB", ".weight_format")
+
+    def outputs(self, layer: str, rows: int, features: int) -> tuple[Output, ...]:
+        """The tensors of a layer `[N, K]`; codes first."""
+        return (
+            Output(f"{layer}.weight", torch.int8, (rows, features)),
+            Output(f"{layer}.SCB", torch.float32, (rows,)),
+            Output(f"{layer}.weight_format", torch.uint8, ()),
+        )
+
+    def scales(self, layer: str, absmax: Tensor) -> dict[str, Tensor]:
+        """The tensors beside the codes, from the largest magnitude of each row, float32 `[N]`."""
+        return {
+            f"{layer}.SCB": absmax,
+            f"{layer}.weight_format": torch.tensor(ROW_MAJOR, dtype=torch.uint8),
+        }
+
+    def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
+        """The `quantization_config` of a model whose modules `int8` are int8.
+
+        Raises ConfigError for what the format cannot say.
+        """
+        return config.to_dict()
+
+
+class BitsAndBytes(Llmint8):
+    """Read by transformers where bitsandbytes is installed, with the same tensors."""
+
+    def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:
+        """Its fields; every linear layer that stays float is named, since naming any drops its defaults."""
+        if isinstance(config.threshold, str):
+            raise ConfigError('the format bitsandbytes knows no threshold "auto"; give a number, such as 6.0')
+        return {
+            "quant_method": "bitsandbytes",
+            "load_in_8bit": True,
+            "load_in_4bit": False,
+            "llm_int8_threshold": config.threshold,
+            "llm_int8_skip_modules": _float_layers(model, int8),
+            "llm_int8_enable_fp32_cpu_offload": False,
+            "llm_int8_has_fp16_weight": False,
+        }
+
+
+class CompressedTensors(Llmint8):
+    """Read by vLLM, and by transformers where compressed-tensors is installed. It has no outliers: every
+    activation becomes int8, with a scale per token."""
+
+    suffixes = (".weight", ".weight_scale")
+
+    def outputs(self, layer: str, rows: int, features: int) -> tuple[Output, ...]:
+        """The tensors of a layer `[N, K]`; codes first."""
+        return (
+            Output(f"{layer}.weight", torch.int8, (rows, features)),
+            Output(f"{layer}.weight_scale", torch.float32, (rows, 1)),
+        )
+
+    def scales(self, layer: str, absmax: Tensor) -> dict[str, Tensor]:
+        """Its scale is that of a code: absmax / 127, `[N, 1]`."""
+        return {f"{layer}.weight_scale": reference.weight_scale(absmax)[:, None]}
+
+    def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
+        """Symmetric int8 weights with a scale per row, and activations with one per token."""
+        for name in int8:
+            if is_conv1d(model.get_submodule(name)):
+                raise ConfigError(
+                    f"{name} is a Conv1D, which the format compressed-tensors does not know; "
+                    "write the format llmint8 or bitsandbytes"
+                )
+        symmetric = {"num_bits": 8, "type": "int", "symmetric": True}
+        weights = symmetric | {"strategy": "channel", "dynamic": False}
+        activations = symmetric | {"strategy": "token", "dynamic": True}
+        scheme = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
+        return {
+            "quant_method": "compressed-tensors",
+            "format": "int-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {"group_0": scheme},
+            "ignore": _float_layers(model, int8),
+        }
+
+
+FORMATS: dict[str, Llmint8] = {
+    "llmint8": Llmint8(),
+    "bitsandbytes": BitsAndBytes(),
+    "compressed-tensors": CompressedTensors(),
+}
+
+
+def _float_layers(model: nn.Module, int8: Sequence[str]) -> list[str]:
+    """The linear layers, subclasses too, that stay float: readers would otherwise take them for int8."""
+    linear = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m))
+    return sorted(set(linear) - set(int8))

@@ -1,0 +1,87 @@
+"""What is done to each tensor: copied, or quantised; block by block wherever rows are stored one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llmint8 import reference
+from llmint8.streaming.formats import Llmint8
+from llmint8.streaming.shard import Output
+from llmint8.streaming.source import Source
+
+#: Takes a key, a block of elements and the position of the first.
+Write = Callable[[str, Tensor, int], None]
+
+
+class Job(Protocol):
+    """Some tensors of the converted model, which belong into one file, and the work that makes them."""
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The tensors that are written."""
+
+    def run(self, source: Source, write: Write) -> None:
+        """Read, convert and write them. Raises QuantizationError for a non-finite weight."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A tensor that stays as it is, cast to the dtype that loading would give it."""
+
+    key: str
+    output: Output
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """One tensor."""
+        return (self.output,)
+
+    def run(self, source: Source, write: Write) -> None:
+        """Block by block."""
+        for first, block in source.blocks(self.key):
+            write(self.output.key, block.to(self.output.dtype), first)
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """A float weight that becomes codes and scales.
+
+    key: its name in the source. layer: what the layer is called in the converted checkpoint. dtype: what the
+    weight is cast to first, as loading casts it. shape: `(N, K)`. transposed: it is stored as `[K, N]`.
+    """
+
+    key: str
+    layer: str
+    dtype: torch.dtype
+    shape: tuple[int, int]
+    transposed: bool
+    format: Llmint8
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Codes and scales."""
+        return self.format.outputs(self.layer, *self.shape)
+
+    def run(self, source: Source, write: Write) -> None:
+        """Rows are independent, so a block of them is quantised as the whole is; `[K, N]` is read whole."""
+        rows, features = self.shape
+        codes_key = self.outputs[0].key
+        if self.transposed:
+            weight = source.read(self.key).to(self.dtype).view(features, rows).T
+            codes, absmax = reference.quantize_weight(weight, self.key)
+            write(codes_key, codes, 0)
+        else:
+            parts = []
+            for first, block in source.blocks(self.key, multiple=max(features, 1)):
+                weight = block.to(self.dtype).view(-1, features)
+                codes, scale = reference.quantize_weight(weight, self.key)
+                write(codes_key, codes, first)
+                parts.append(scale)
+            absmax = torch.cat(parts) if parts else torch.zeros(rows)
+        for key, tensor in self.format.scales(self.layer, absmax).items():
+            write(key, tensor, 0)
