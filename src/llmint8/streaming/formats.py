@@ -39,6 +39,10 @@ class Llmint8:
             f"{layer}.weight_format": torch.tensor(ROW_MAJOR, dtype=torch.uint8),
         }
 
+    def float_by_rule(self, model: nn.Module) -> tuple[str, ...]:  # noqa: ARG002
+        """The linear layers that a reader of the format expects as floats, whatever its settings say."""
+        return ()
+
     def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
         """The `quantization_config` of a model whose modules `int8` are int8.
 
@@ -49,6 +53,13 @@ class Llmint8:
 
 class BitsAndBytes(Llmint8):
     """Read by transformers where bitsandbytes is installed, with the same tensors."""
+
+    def float_by_rule(self, model: nn.Module) -> tuple[str, ...]:
+        """What transformers keeps in float32 for another reason is no layer of bitsandbytes."""
+        from transformers.quantizers.quantizers_utils import should_convert_module
+
+        kept = list(getattr(model, "_keep_in_fp32_modules", None) or ())
+        return tuple(name for name in _linear_layers(model) if not should_convert_module(name, kept))
 
     def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:
         """Its fields; every linear layer that stays float is named, since naming any drops its defaults."""
@@ -112,5 +123,8 @@ FORMATS: dict[str, Llmint8] = {
 
 def _float_layers(model: nn.Module, int8: Sequence[str]) -> list[str]:
     """The linear layers, subclasses too, that stay float: readers would otherwise take them for int8."""
-    linear = (n for n, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m))
-    return sorted(set(linear) - set(int8))
+    return sorted(set(_linear_layers(model)) - set(int8))
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    return [n for n, m in model.named_modules() if isinstance(m, nn.Linear) or is_conv1d(m)]

@@ -27,6 +27,7 @@ from llmint8.streaming.structure import Structure
 
 #: Why a layer stays float though it could be int8.
 _ASSEMBLED = "transformers assembles its weight from others while it loads"
+_BY_RULE = "readers of the format expect it as floats"
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ def plan_stream(
     check_skip_modules(model, config.skip_modules)
     plan = plan_conversion(model, config.skip_modules)
     modules = dict(model.named_modules())
-    weights = {f"{name}.weight": name for name in plan.convert if is_linear(modules[name])}
+    by_rule = {name for name in form.float_by_rule(model) if name in plan.convert}
+    wanted = [name for name in plan.convert if name not in by_rule]
+    weights = {f"{name}.weight": name for name in wanted if is_linear(modules[name])}
     jobs: list[Job] = []
-    rows = list(plan.skipped)
+    rows = [*plan.skipped, *(_left_float(name, modules[name], _BY_RULE) for name in sorted(by_rule))]
     for placed in structure.placed:
         layer = weights.get(placed.name)
         stored = layer and structure.stored_name(placed.key, layer, form.suffixes)
@@ -89,8 +92,8 @@ def plan_stream(
         for key, _, dtype in group.keys:
             jobs.append(Copy(key, Output(key, dtype, source.tensors[key].shape)))
     int8 = [row.name for row in rows if row.converted]
-    left = [name for name in plan.convert if name not in set(int8)]
-    rows += [_left_float(name, modules[name]) for name in left]
+    left = [name for name in wanted if name not in set(int8)]
+    rows += [_left_float(name, modules[name], _ASSEMBLED) for name in left]
     if not int8:
         reasons = sorted({row.decision for row in rows}) or ["it has no linear layer"]
         raise QuantizationError(f"nothing to convert: {'; '.join(reasons)}")
@@ -103,9 +106,9 @@ def plan_stream(
     return StreamPlan(_shards(jobs, shard_bytes), quantization, structure.dtype, report)
 
 
-def _left_float(name: str, module: torch.nn.Module) -> Row:
+def _left_float(name: str, module: torch.nn.Module, reason: str) -> Row:
     size = module_bytes(module)
-    return Row(name, type(module).__name__, _ASSEMBLED, size, size)
+    return Row(name, type(module).__name__, reason, size, size)
 
 
 def _shards(jobs: Sequence[Job], limit: int) -> tuple[Shard, ...]:
