@@ -81,6 +81,19 @@ def test_dtype_is_that_of_everything_that_stays_float(dtype: torch.dtype, device
     assert state["model.layers.0.self_attn.q_proj.SCB"].dtype == torch.float32
 
 
+def test_a_pickled_checkpoint_loads_by_what_it_holds(source: Path, tmp_path: Path) -> None:
+    """bitsandbytes drops its default skips for a list of skipped modules: then the head is int8 as well."""
+    model = load(source, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    model.lm_head = Int8Linear.from_linear(model.lm_head)
+    model.config.quantization_config.llm_int8_skip_modules = ["no_such_module"]
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert_same_state(load(tmp_path), model)
+    torch.save({"lm_head.weight": print}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot be read safely"):
+        CausalLM.from_pretrained(tmp_path)
+
+
 def test_a_missing_scale_is_named(tmp_path: Path) -> None:
     shutil.copytree(CHECKPOINT, tmp_path / "x")
     for file in (tmp_path / "x").glob("*.safetensors"):

@@ -25,6 +25,7 @@ from llmint8.convert import (
     replace_modules,
 )
 from llmint8.errors import CheckpointError, QuantizationError
+from llmint8.integrations.pickled import read_pickled_headers
 from llmint8.integrations.tensor_parallel import own_shape, prepare_layers, quantize_part, settle_scale
 from llmint8.nn import Int8Conv1D, Int8Linear, is_conv1d, weight_as_linear
 from llmint8.numerics import ROW_MAJOR
@@ -114,7 +115,9 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
             check_skip_modules(model, skip)
         names = plan_conversion(model, skip).convert
         if self.pre_quantized:
-            stored = read_headers(f for f in checkpoint_files or () if str(f).endswith(".safetensors"))
+            files = {str(f): str(f).endswith(".safetensors") for f in checkpoint_files or ()}
+            stored = read_headers(file for file, safe in files.items() if safe)
+            stored |= read_pickled_headers(file for file, safe in files.items() if not safe)
             check_tensors(stored)
             names = _stored_as_int8(model, stored, names)
         replace_modules(model, names, lambda _, source: _empty_like(source, self.settings))
@@ -164,7 +167,7 @@ def _stored_as_int8(
     """The linear layers that a checkpoint holds as int8.
 
     What is stored decides, so a checkpoint loads whatever rule its layers were chosen by; the plan decides
-    for a layer that the headers do not name (it is renamed while it loads, or the files are no safetensors).
+    for a layer that the headers do not name, since it is renamed while it loads.
     """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
 
