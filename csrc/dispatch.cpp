@@ -1,5 +1,14 @@
 #include "dispatch.h"
 
+#if defined(LLMINT8_X86)
+#include <cpuid.h>
+#elif defined(LLMINT8_ARM64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#elif defined(LLMINT8_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace llmint8 {
 
 namespace {
@@ -8,18 +17,29 @@ const KernelTable* const kTables[] = {
     &kScalarTable,
 #if defined(LLMINT8_X86)
     &kAvx2Table,
+#if defined(LLMINT8_AVXVNNI)
+    &kAvxVnniTable,
+#endif
     &kAvx512VnniTable,
+#elif defined(LLMINT8_ARM64)
+    &kNeonTable,
+    &kNeonDotTable,
 #endif
 };
 
-}  // namespace
-
-uint32_t cpu_features() {
-    uint32_t features = 0;
 #if defined(LLMINT8_X86)
+uint32_t x86_features() {
+    uint32_t features = 0;
     // The compiler's test includes whether the operating system saves the registers.
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) features |= LLMINT8_CPU_AVX2;
+    if (__builtin_cpu_supports("avx2")) {
+        features |= LLMINT8_CPU_AVX2;
+        // Older compilers have no name for AVX-VNNI: CPUID leaf 7, subleaf 1, EAX bit 4.
+        unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+        if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1)) {
+            features |= LLMINT8_CPU_AVXVNNI;
+        }
+    }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vnni")) {
@@ -28,8 +48,35 @@ uint32_t cpu_features() {
 #if defined(LLMINT8_EMULATE_AVX512)
     features |= LLMINT8_CPU_AVX512_VNNI;
 #endif
+#if defined(LLMINT8_EMULATE_AVXVNNI)
+    features |= LLMINT8_CPU_AVXVNNI;
 #endif
     return features;
+}
+#elif defined(LLMINT8_ARM64)
+bool has_dotprod() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#elif defined(__APPLE__)
+    int has = 0;
+    size_t size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) == 0 && has != 0;
+#else
+    return false;
+#endif
+}
+#endif
+
+}  // namespace
+
+uint32_t cpu_features() {
+#if defined(LLMINT8_X86)
+    return x86_features();
+#elif defined(LLMINT8_ARM64)
+    return LLMINT8_CPU_NEON | (has_dotprod() ? LLMINT8_CPU_NEON_DOTPROD : 0);  // every such CPU has NEON
+#else
+    return 0;
+#endif
 }
 
 int table_count() {

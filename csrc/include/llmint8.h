@@ -26,7 +26,13 @@ extern "C" {
 enum { LLMINT8_FLOAT32 = 0, LLMINT8_FLOAT16 = 1, LLMINT8_BFLOAT16 = 2 };
 
 /* Bits of llmint8_cpu_features(). */
-enum { LLMINT8_CPU_AVX2 = 1, LLMINT8_CPU_AVX512_VNNI = 2 };
+enum {
+    LLMINT8_CPU_AVX2 = 1,
+    LLMINT8_CPU_AVX512_VNNI = 2,
+    LLMINT8_CPU_AVXVNNI = 4,
+    LLMINT8_CPU_NEON = 8,
+    LLMINT8_CPU_NEON_DOTPROD = 16
+};
 
 LLMINT8_API int32_t llmint8_abi_version(void);
 
@@ -36,8 +42,8 @@ LLMINT8_API const char* llmint8_last_error(void);
 /* What this CPU and its operating system offer, as LLMINT8_CPU_* bits. */
 LLMINT8_API uint32_t llmint8_cpu_features(void);
 
-/* The instruction sets this library was built with, slowest first; names are "scalar", "avx2", "avx512vnni".
- */
+/* The instruction sets this library was built with, slowest first: "scalar", then on x86-64 "avx2", "avxvnni"
+ * (if the compiler knows it), "avx512vnni", on 64-bit ARM "neon", "neondot". */
 LLMINT8_API int32_t llmint8_isa_count(void);
 LLMINT8_API const char* llmint8_isa_name(int32_t isa);
 
