@@ -149,6 +149,29 @@ def test_settings_are_honoured(source: Path, tmp_path: Path) -> None:
     assert_same_state(load(tmp_path), model)
 
 
+def test_what_transformers_keeps_in_float32_stays_float(tmp_path: Path) -> None:
+    """Readers with bitsandbytes build these layers as floats, whatever the file says."""
+    tiny.tiny_t5().save_pretrained(tmp_path)
+    auto = transformers.AutoModelForSeq2SeqLM
+    model = auto.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if is_linear(module)}
+    assert linear == {"wo", "lm_head"}
+    assert not any(name.endswith(".wo") for name in int8_layers(model))
+
+
+def test_a_mixture_of_experts_is_saved_in_a_format_that_holds_it(tmp_path: Path) -> None:
+    tiny.tiny_mixture().save_pretrained(tmp_path / "float")
+    model = load(tmp_path / "float", quantization_config=BitsAndBytesConfig(load_in_8bit=True))
+    model.model.layers[0].mlp.register_buffer("codes", torch.zeros(2, 3, 4, dtype=torch.int8))
+    quantizer = model.hf_quantizer
+    assert quantizer._saved_config(model) == Int8Config()
+    del model.model.layers[0].mlp.codes
+    model.save_pretrained(tmp_path / "int8")
+    again = load(tmp_path / "int8")
+    assert_same_state(again, model)
+    assert same_bits(again(TOKENS).logits, model(TOKENS).logits)
+
+
 def test_the_threshold_of_a_saved_model(tmp_path: Path) -> None:
     model = load(CHECKPOINT)
     set_threshold(model, 5)

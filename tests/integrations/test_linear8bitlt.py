@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
 
 from agreement.cases import same_bits
@@ -98,6 +99,18 @@ def test_the_attributes_that_other_code_reads() -> None:
     assert not made.eval().state.is_training
     made.state.threshold = 0.0
     assert made.threshold == 0
+
+
+def test_accelerate_offloads_it() -> None:
+    """accelerate knows the name, and clears `state.SCB` after each call."""
+    net = nn.Sequential(layer(), nn.ReLU())
+    want = net(X)
+    cpu_offload(net, execution_device=torch.device("cpu"))
+    assert net[0].weight.is_meta
+    assert same_bits(net(X), want)
+    assert same_bits(net(X), want)
+    with pytest.raises(AttributeError, match="assign the weight of the layer"):
+        net[0].state.SCB = torch.zeros(9)
 
 
 def test_a_pickled_layer_is_the_same_layer() -> None:

@@ -16,6 +16,7 @@ from llmint8.config import Int8Config
 from llmint8.convert import is_linear
 from llmint8.errors import ConfigError
 from llmint8.integrations.transformers import Int8HfQuantizer
+from llmint8.nn import Int8Linear
 
 
 class BitsAndBytesQuantizer(Int8HfQuantizer):
@@ -53,7 +54,9 @@ class BitsAndBytesQuantizer(Int8HfQuantizer):
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:  # type: ignore[override]
         # By the name of bitsandbytes, transformers and accelerate would refuse `.to()`.
         model.quantization_method = "llmint8"  # type: ignore[assignment]
-        patterns = self.quantization_config.llm_int8_skip_modules
+        # Readers with bitsandbytes expect floats in what transformers keeps in float32 for another reason.
+        kept = cast("set[str] | None", getattr(model, "_keep_in_fp32_modules", None))
+        patterns = [*(self.quantization_config.llm_int8_skip_modules or ()), *(kept or ())]
         if patterns:
             skipped = tuple(n for n in _names_of_weights(model) if not should_convert_module(n, patterns))
             self._settings = Int8Config(self._settings.threshold, skipped or None)
@@ -63,12 +66,16 @@ class BitsAndBytesQuantizer(Int8HfQuantizer):
         model = super()._process_model_after_weight_loading(model, **kwargs)
         model.is_loaded_in_8bit = True  # type: ignore[assignment] # peft and accelerate ask for it
         if not self.pre_quantized:
-            cast(Any, model.config).quantization_config = self._explicit(model)
+            cast(Any, model.config).quantization_config = self._saved_config(model)
         return model
 
-    def _explicit(self, model: nn.Module) -> Any:
-        """The configuration with every float layer by name: bitsandbytes drops its defaults for a list, and
-        its defaults are not quite ours."""
+    def _saved_config(self, model: nn.Module) -> Any:
+        """The given configuration with every float layer by name, since bitsandbytes drops its defaults for a
+        list; or ours, if the model holds int8 weights of a kind that bitsandbytes has not."""
+        others = (m for m in model.modules() if not isinstance(m, Int8Linear))
+        held = (t for m in others for t in (*m.parameters(recurse=False), *m.buffers(recurse=False)))
+        if any(tensor.dtype == torch.int8 for tensor in held):
+            return self.settings
         config = copy.copy(self.quantization_config)
         config.llm_int8_skip_modules = [name for name, m in model.named_modules() if is_linear(m)]
         return config

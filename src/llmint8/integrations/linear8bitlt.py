@@ -108,6 +108,12 @@ class Linear8bitLtState:
         """The largest magnitude of each row, float32 `[N]`."""
         return self._layer.SCB
 
+    @SCB.setter
+    def SCB(self, value: None) -> None:  # noqa: N802
+        # accelerate clears it when it offloads a layer of this name; here is no second copy to clear.
+        if value is not None:
+            raise AttributeError("state.SCB shows layer.SCB: load or assign the weight of the layer instead")
+
     @property
     def threshold(self) -> Threshold:
         """The layer's threshold; may be set."""
