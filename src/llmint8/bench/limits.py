@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ class Limits:
     bytes_per_second: float
     operations_per_second: float
 
-    def seconds(self, k: int, n: int, m: int) -> tuple[float, str]:
+    def seconds(self, k: int, n: int, m: float) -> tuple[float, str]:
         """The least time of a layer, and what sets it: "memory" for its K·N weights, or "int8" products."""
         memory = k * n / self.bytes_per_second
         products = 2 * k * n * m / self.operations_per_second
@@ -48,8 +48,7 @@ def _bandwidth(nbytes: int, passes: int) -> float:
     buffer = torch.ones(nbytes // 8, dtype=torch.int64)  # written, or every page would be the zero page
     octets = buffer.view(torch.int8)
     # The two reductions that torch reads with at the speed of memory; which is faster depends on the CPU.
-    seconds = min(_fastest(buffer.sum, passes), _fastest(octets.max, passes))
-    return buffer.nbytes / seconds
+    return buffer.nbytes / _fastest([buffer.sum, octets.max], passes)
 
 
 def _int8_peak(size: int, passes: int) -> float:
@@ -57,14 +56,17 @@ def _int8_peak(size: int, passes: int) -> float:
     x = torch.randn(size, size, dtype=torch.bfloat16)
     module = Int8Linear.from_weight(torch.randn(size, size), threshold=0.0)
     runs: list[Callable[[], object]] = [lambda: module(x), lambda: torch._int_mm(codes, module.weight.t())]
-    return 2 * size**3 / min(_fastest(run, passes) for run in runs)
+    return 2 * size**3 / _fastest(runs, passes)
 
 
-def _fastest(run: Callable[[], object], passes: int) -> float:
+def _fastest(runs: Sequence[Callable[[], object]], passes: int) -> float:
+    """Seconds of the fastest pass of the fastest run; one that is hopeless after its warm-up gets no pass."""
+    warm_ups = [_seconds(run) for run in runs]
+    hopeful = (run for run, first in zip(runs, warm_ups, strict=True) if first < 4 * min(warm_ups))
+    return min(_seconds(run) for run in hopeful for _ in range(passes))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
     run()
-    times = []
-    for _ in range(passes):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return time.perf_counter() - start

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ def extra_memory(points: Sequence[tuple[int, int, int]]) -> list[int] | None:
 def main() -> None:
     """In the process of its own: points as JSON in, bytes as JSON out."""
     threads, *points = json.loads(sys.argv[1])
-    print(json.dumps([_in_a_fork(lambda p=point: _layer_bytes(*p, threads)) for point in points]))
+    print(json.dumps([_in_a_fork(partial(_layer_bytes, k, n, m, threads)) for k, n, m in points]))
 
 
 def _in_a_fork(measure: Callable[[], int]) -> int:

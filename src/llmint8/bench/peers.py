@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from llmint8.numerics import DEFAULT_THRESHOLD
 def _bitsandbytes(weight: Tensor) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on bfloat16 in every call
     n, k = weight.shape
     layer: nn.Module = Linear8bitLt(
         k, n, bias=False, has_fp16_weights=False, threshold=DEFAULT_THRESHOLD, device="meta"

@@ -26,6 +26,8 @@ _STYLES: dict[str, dict[str, Any]] = {
     "torchao": {"color": "#8e44ad", "linewidth": 1.4, "marker": "v", "markersize": 4},
 }
 _LIMIT = {"color": "#b5b5b5", "linewidth": 5, "alpha": 0.7, "solid_capstyle": "round", "zorder": 1}
+#: Straight pieces of the limit, which bends between two numbers of rows.
+_LIMIT_STEPS = 60
 
 
 def require_matplotlib() -> None:
@@ -47,7 +49,7 @@ def draw(benchmark: Benchmark) -> bytes:
     across = math.ceil(math.sqrt(len(layers)))
     down = math.ceil(len(layers) / across)
     figure = Figure(figsize=(max(5.4 * across, 8), 4.1 * down + 1.7), dpi=140, layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).flatten()
+    panels = figure.subplots(down, across, squeeze=False, sharey=True).flatten()
     for panel, (k, n) in zip(panels, layers, strict=False):
         _panel(panel, benchmark, [point for point in benchmark.points if (point.k, point.n) == (k, n)])
     for panel in panels[len(layers) :]:
@@ -68,13 +70,15 @@ def draw(benchmark: Benchmark) -> bytes:
 def _panel(panel: Any, benchmark: Benchmark, points: list[Point]) -> None:
     points = sorted(points, key=lambda point: point.m)
     rows = [point.m for point in points]
-    limit = [_speed(p, benchmark.limits.seconds(p.k, p.n, p.m)[0]) for p in points]
-    panel.plot(rows, limit, label="limit: memory or int8", **_LIMIT)
+    k, n = points[0].k, points[0].n
+    steps = [rows[0] * (rows[-1] / rows[0]) ** (i / _LIMIT_STEPS) for i in range(_LIMIT_STEPS + 1)]
+    limit = [_speed(k, n, m, benchmark.limits.seconds(k, n, m)[0]) for m in steps]
+    panel.plot(steps, limit, label="limit: memory or int8", **_LIMIT)
     for name in benchmark.names():
         ran = [point for point in points if name in point.seconds]
         if ran:
-            speeds = [_speed(point, point.seconds[name]) for point in ran]
-            panel.plot([point.m for point in ran], speeds, label=_label(name), **_STYLES[name])
+            speeds = [_speed(k, n, p.m, p.seconds[name]) for p in ran]
+            panel.plot([p.m for p in ran], speeds, label=_label(name), **{"marker": "."} | _STYLES[name])
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     panel.set_xticks(rows, [str(m) for m in rows])
@@ -83,9 +87,10 @@ def _panel(panel: Any, benchmark: Benchmark, points: list[Point]) -> None:
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.grid(color="#e6e6e6")
     panel.set_axisbelow(True)
-    panel.set_title(f"K×N = {points[0].k}×{points[0].n}", fontsize=11)
+    panel.set_title(f"K×N = {k}×{n}", fontsize=11)
     panel.set_xlabel("rows M")
     panel.set_ylabel("G operations/s")
+    panel.tick_params(labelleft=True)
     panel.spines[["top", "right"]].set_visible(False)
 
 
@@ -95,8 +100,8 @@ def _locator() -> Any:
     return LogLocator(base=10, subs=(1, 2, 5))
 
 
-def _speed(point: Point, seconds: float) -> float:
-    return 2 * point.k * point.n * point.m / seconds / 1e9
+def _speed(k: int, n: int, m: float, seconds: float) -> float:
+    return 2 * k * n * m / seconds / 1e9
 
 
 def _label(name: str) -> str:
