@@ -228,24 +228,17 @@ def test_switching_on_and_off(source: Path) -> None:
         bitsandbytes.enable()
 
 
-PROGRAMS = {
-    "absent": ("import sys; sys.modules['bitsandbytes'] = None", True),
-    "installed": ("import sys, os; sys.path.insert(0, os.environ['FAKE'])", False),
-}
-
-
-@pytest.mark.parametrize(("setup", "taken"), PROGRAMS.values(), ids=PROGRAMS)
-def test_only_where_bitsandbytes_is_absent_it_is_replaced_unasked(
-    tmp_path: Path, setup: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+def test_where_bitsandbytes_is_installed_it_is_replaced_only_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bitsandbytes").mkdir()
-    (tmp_path / "bitsandbytes" / "__init__.py").write_text("")
-    monkeypatch.setenv("FAKE", str(tmp_path))
+    (tmp_path / "bitsandbytes" / "__init__.py").write_text("raise AssertionError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     program = (
-        f"{setup}\nimport llmint8\nfrom llmint8.integrations import bitsandbytes\n"
+        "import sys, llmint8\nfrom llmint8.integrations import bitsandbytes\n"
         "assert 'transformers' not in sys.modules\nimport transformers.quantizers.auto\n"
-        f"assert bitsandbytes.is_enabled() is {taken}\n"
-        "bitsandbytes.enable()\nassert bitsandbytes.is_enabled()\n"
+        "assert not bitsandbytes.is_enabled()\nbitsandbytes.enable()\nassert bitsandbytes.is_enabled()\n"
+        "assert 'bitsandbytes' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
