@@ -61,6 +61,8 @@ class WorkFolder:
         with contextlib.suppress(OSError, ValueError):
             if json.loads(self._state.read_text(encoding="utf-8")) == state:
                 self.model.mkdir(exist_ok=True)
+                for torn in self.model.glob("*.torn"):
+                    torn.unlink()
                 return
         if self.model.exists():
             shutil.rmtree(self.model)
