@@ -40,7 +40,8 @@ struct KernelTable {
     // Bytes of private memory that a thread needs for linear_columns.
     int64_t (*scratch_bytes)(const QuantizedRows& rows);
 
-    // One row of x to digits. widened: k floats of private memory. lo, hi: k bytes each.
+    // One row of x to digits. widened: k floats of private memory. lo, hi: k bytes each; hi is left alone
+    // when the row has no high digit.
     RowScale (*quantize_row)(const void* x, int dtype, int64_t k, float threshold, float* widened, int8_t* lo,
                              int8_t* hi);
 

@@ -25,10 +25,12 @@ int64_t row_grain(int64_t k) {
 struct RowSource {
     // lo, hi: padded(k) bytes; widened: as many floats.
     RowScale quantize(int64_t row, float* widened, int8_t* lo, int8_t* hi) const {
-        std::memset(lo + k, 0, static_cast<size_t>(padded(k) - k));
-        std::memset(hi + k, 0, static_cast<size_t>(padded(k) - k));
         const void* source = static_cast<const char*>(x) + row * k * (dtype == LLMINT8_FLOAT32 ? 4 : 2);
-        return kernels.quantize_row(source, dtype, k, threshold, widened, lo, hi);
+        const RowScale scale = kernels.quantize_row(source, dtype, k, threshold, widened, lo, hi);
+        const int64_t written = scale.has_high ? k : 0;
+        std::memset(lo + k, 0, static_cast<size_t>(padded(k) - k));
+        std::memset(hi + written, 0, static_cast<size_t>(padded(k) - written));
+        return scale;
     }
 
     const KernelTable& kernels;
@@ -65,8 +67,8 @@ void quantize_blocks(const RowSource& source, int threads, QuantizedRows& rows) 
         RowScale* scales = scratch.scales(thread);
         for (int64_t b = begin; b < end; ++b) {
             for (int64_t r = 0; r < rows.block_rows(b); ++r) {
-                scales[r] = source.quantize(rows.block_begin(b) + r, widened, lo + r * scratch.k,
-                                            hi + r * scratch.k);
+                scales[r] =
+                    source.quantize(rows.block_begin(b) + r, widened, lo + r * scratch.k, hi + r * scratch.k);
             }
             rows.store(b, lo, hi, scales, reinterpret_cast<uint8_t*>(widened));
         }

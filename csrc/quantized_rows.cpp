@@ -61,6 +61,9 @@ void interleave(const int8_t* from, int64_t rows, int64_t padded_k, Digit* to) {
 // of the weight, and listed for a row, which has them for itself and waits for them.
 constexpr double kSharedCost = 1.15, kOwnCost = 2.5;
 
+// Bytes between blocks: plain rows a power of two apart would all fall into one set of the cache.
+constexpr int64_t kSkew = 64;
+
 }  // namespace
 
 void FreeAligned::operator()(void* p) const {
@@ -80,7 +83,7 @@ QuantizedRows::QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64
       digit_bytes_(digit_bytes),
       blocks_((m + rows_per_block - 1) / rows_per_block),
       unit_(rows_per_block == 1 ? unit : kWordBytes / digit_bytes) {
-    const int64_t digits = 2 * m * padded_k_ * digit_bytes;
+    const int64_t digits = 2 * m * padded_k_ * digit_bytes + blocks_ * kSkew;
     const int64_t block_bytes = round_up(blocks_ * static_cast<int64_t>(sizeof(Block)), 64);
     memory_ = allocate(digits + block_bytes + m * static_cast<int64_t>(sizeof(Row)));
     digits_ = memory_.get();
@@ -107,7 +110,8 @@ High QuantizedRows::choose_form(const Block& block, const int8_t* hi, uint8_t* u
     double cost = static_cast<double>(block.rows * units);
     High form = High::kWhole;
     // A list and its digits must also fit where the whole row would lie.
-    if (block.rows > 1 && 4 * shared <= 3 * units && shared_cost < cost) form = High::kShared, cost = shared_cost;
+    if (block.rows > 1 && 4 * shared <= 3 * units && shared_cost < cost)
+        form = High::kShared, cost = shared_cost;
     if (2 * most <= units && own_cost < cost) form = High::kOwn;
     return form;
 }
@@ -149,7 +153,8 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, ui
 }
 
 template <class Digit>
-void QuantizedRows::store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used, uint8_t* to) {
+void QuantizedRows::store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used,
+                                 uint8_t* to) {
     block.lo = to;
     interleave(lo, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
     to += block.rows * padded_k_ * static_cast<int64_t>(sizeof(Digit));
@@ -164,7 +169,7 @@ void QuantizedRows::store(int64_t b, const int8_t* lo, const int8_t* hi, const R
         row_[block.begin + r] = {scales[r], {}};
         if (scales[r].has_high) block.high = High::kOwn;
     }
-    uint8_t* to = digits_ + 2 * block.begin * padded_k_ * digit_bytes_;
+    uint8_t* to = digits_ + 2 * block.begin * padded_k_ * digit_bytes_ + b * kSkew;
     if (digit_bytes_ == 1) {
         store_digits<int8_t>(block, lo, hi, scratch, to);
     } else {

@@ -77,7 +77,9 @@ class QuantizedRows {
     LLMINT8_INLINE const Row& row(int64_t r) const { return row_[r]; }
 
     // The rows of a block: first and count.
-    int64_t block_begin(int64_t b) const { return b * (m_ / blocks_) + (b < m_ % blocks_ ? b : m_ % blocks_); }
+    int64_t block_begin(int64_t b) const {
+        return b * (m_ / blocks_) + (b < m_ % blocks_ ? b : m_ % blocks_);
+    }
     int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
 
     // Take over a block whose rows were quantised into plain digits [rows][padded_k], padded with zeros.

@@ -71,8 +71,10 @@ inline void transpose(__m256i (&v)[8]) {
     for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 
-// Bytes of a weight row between what is packed and what is fetched.
-constexpr int64_t kPackAhead = 256;
+// Bytes between what is packed and what is fetched ahead: the next 8 rows, or further in the same 8.
+inline int64_t pack_ahead(int64_t k) {
+    return k <= 2048 ? 8 * k : 256;
+}
 
 struct Avx2 {
     using Digit = int16_t;
@@ -143,7 +145,7 @@ struct Avx2 {
             }
             for (int64_t i = 0; i < k; i += 16) {
                 if (i % 64 == 0) {
-                    for (const int8_t* from : weight) prefetch(from + i + kPackAhead);
+                    for (const int8_t* from : weight) prefetch(from + i + pack_ahead(k));
                 }
                 __m256i v[8];
                 for (int c = 0; c < 8; ++c) v[c] = load_codes(weight[c], i, k);

@@ -89,13 +89,14 @@ struct Avx512Vnni {
 
     // 64 digits of kRows rows, times the same codes of the four columns.
     template <int kRows, class Digits>
-    static void dot_step(__m512i (&acc)[kRows][kDotColumns], const DotColumns<Avx512Vnni>& w, int64_t i, int64_t k,
-                         const Digits& digits_of) {
+    static void dot_step(__m512i (&acc)[kRows][kDotColumns], const DotColumns<Avx512Vnni>& w, int64_t i,
+                         int64_t k, const Digits& digits_of) {
         __m512i codes[kDotColumns];
         for (int c = 0; c < kDotColumns; ++c) codes[c] = load_codes(w.at[c], i, k);
         for (int r = 0; r < kRows; ++r) {
             const __m512i digits = digits_of(r);
-            for (int c = 0; c < kDotColumns; ++c) acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], codes[c], digits);
+            for (int c = 0; c < kDotColumns; ++c)
+                acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], codes[c], digits);
         }
     }
 
@@ -169,7 +170,8 @@ struct Avx512Vnni {
 #pragma GCC unroll 2
             for (int chain = 0; chain < kChains; ++chain, digits += kWordBytes * kRows) {
                 if (u + chain == units.count) break;
-                tile_step<kRows>(acc[chain], panel + units.index[u + chain] * (kWordBytes * kColumns), digits);
+                tile_step<kRows>(acc[chain], panel + units.index[u + chain] * (kWordBytes * kColumns),
+                                 digits);
             }
         }
         for (int chain = 1; chain < kChains; ++chain) {

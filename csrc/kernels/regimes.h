@@ -5,7 +5,7 @@
 // fits L2, and small tiles of sums stay in registers while one word of a row is broadcast at a time. An
 // outlier costs one more product, because its word in the panel is found by index.
 //
-// Internal linkage, like row_math.h and for the same reason. An Isa provides, as static members:
+// Internal linkage, as in float_bits.h and for the same reason. An Isa provides, as static members:
 //   Digit, Panel               element types of the activations and of a panel; they have one size
 //   kColumns, kMaxRows         columns of a panel; rows of a tile of sums
 //   kDotRows, kDotColumns      rows of x and rows of the weight that one dot product pass reads side by side
@@ -19,7 +19,7 @@
 //   tile_units<R>(panel, units, sums)        the same for the listed words
 #pragma once
 
-#include "kernels/row_math.h"
+#include "kernels/epilogue.h"
 
 namespace llmint8 {
 namespace {

@@ -1,5 +1,5 @@
 // The kernel that runs anywhere: the contract as three loops, no packing. It is also the model of the others.
-#include "kernels/row_math.h"
+#include "kernels/epilogue.h"
 
 namespace llmint8 {
 namespace {
@@ -48,7 +48,7 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
 
 }  // namespace
 
-const KernelTable kScalarTable = {"scalar",       0,           kColumns,       1, kUnit, rows_per_block, scratch_bytes,
-                                  quantize_row, linear_columns};
+const KernelTable kScalarTable = {
+    "scalar", 0, kColumns, 1, kUnit, rows_per_block, scratch_bytes, quantize_row, linear_columns};
 
 }  // namespace llmint8
