@@ -6,7 +6,7 @@ A saved model has plain tensors (`weight` int8, `SCB`, `weight_format`, `bias`),
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from llmint8.config import Int8Config
 from llmint8.convert import (
     check_skip_modules,
     dequantize_model,
+    empty_like,
     is_linear,
     plan_conversion,
     replace_modules,
@@ -27,7 +28,7 @@ from llmint8.convert import (
 from llmint8.errors import CheckpointError, QuantizationError
 from llmint8.integrations.pickled import read_pickled_headers
 from llmint8.integrations.tensor_parallel import own_shape, prepare_layers, quantize_part, settle_scale
-from llmint8.nn import Int8Conv1D, Int8Linear, is_conv1d, weight_as_linear
+from llmint8.nn import Int8Conv1D, Int8Linear
 from llmint8.numerics import ROW_MAJOR
 
 
@@ -182,15 +183,11 @@ def _stored_as_int8(
 
 
 def _empty_like(source: nn.Module, config: Int8Config) -> Int8Linear:
-    """An `Int8Linear` on the meta device, with the shape of a linear layer or `Conv1D`."""
-    rows, features = weight_as_linear(source).shape
-    bias = cast("Tensor | None", source.bias)
-    kind = Int8Conv1D if is_conv1d(source) else Int8Linear
-    dtype = None if bias is None else bias.dtype
-    module = kind(features, rows, bias is not None, "meta", dtype, config.threshold)
+    """An `Int8Linear` on the meta device for transformers to fill."""
+    module = empty_like(source, config.threshold)
     # Otherwise transformers would draw random numbers into a missing weight.
     module._is_hf_initialized = True  # type: ignore[assignment]
-    return module.train(source.training)
+    return module
 
 
 # To import this module is to register: it may be under way when transformers' registry loads and asks for it.
