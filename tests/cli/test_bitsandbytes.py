@@ -56,3 +56,14 @@ def test_four_bits_are_refused(run: Callable[..., Any], checkpoint: Path) -> Non
     config["quantization_config"] |= {"load_in_8bit": False, "load_in_4bit": True}
     (checkpoint / "config.json").write_text(json.dumps(config))
     assert "quantised already, as 'bitsandbytes'" in run("eval", checkpoint).error
+
+
+def test_doctor_says_who_runs_eight_bits(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding() -> dict[str, str]:
+        found = run("doctor", "--json").json["findings"]
+        return next(f for f in found if f["subject"] == "BitsAndBytesConfig")
+
+    assert finding()["state"] == "ok"
+    monkeypatch.setattr(bitsandbytes, "is_installed", lambda: True)
+    assert finding()["state"] == "unused"
+    assert "enable()" in finding()["detail"]

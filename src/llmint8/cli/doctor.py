@@ -90,7 +90,17 @@ def _packages() -> list[Finding]:
             found.append(Finding(name, "ok", importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             found.append(Finding(name, "missing", cost))
-    return found
+    return [*found, _eight_bits()]
+
+
+def _eight_bits() -> Finding:
+    """Who runs models that are loaded with transformers' BitsAndBytesConfig."""
+    from llmint8.integrations import bitsandbytes
+
+    if bitsandbytes.is_installed():
+        who = "bitsandbytes, which is installed; llmint8 after llmint8.integrations.bitsandbytes.enable()"
+        return Finding("BitsAndBytesConfig", "unused", who)
+    return Finding("BitsAndBytesConfig", "ok", "load_in_8bit runs on llmint8: bitsandbytes is not installed")
 
 
 def _backends() -> list[Finding]:

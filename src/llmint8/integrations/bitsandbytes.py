@@ -9,16 +9,22 @@ itself where bitsandbytes is not installed, and by a call or a `with enabled():`
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from llmint8.integrations.linear8bitlt import Linear8bitLt, Linear8bitLtState
 
-__all__ = ["Linear8bitLt", "Linear8bitLtState", "disable", "enable", "enabled", "is_enabled"]
+__all__ = ["Linear8bitLt", "Linear8bitLtState", "disable", "enable", "enabled", "is_enabled", "is_installed"]
 
 #: The name under which transformers keeps the quantizer for `BitsAndBytesConfig(load_in_8bit=True)`.
 _ENTRY = "bitsandbytes_8bit"
+
+
+def is_installed() -> bool:
+    """Whether bitsandbytes can be imported; then llmint8 runs its models only when it is asked to."""
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def enable() -> None:

@@ -6,9 +6,10 @@ must not cost. So registration waits until transformers itself loads them.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import warnings
 
+from llmint8.integrations import bitsandbytes
 from llmint8.integrations.import_hook import run_after_import
 
 _REGISTRY = "transformers.quantizers.auto"
@@ -17,9 +18,8 @@ _REGISTRY = "transformers.quantizers.auto"
 def _register() -> None:
     try:
         importlib.import_module("llmint8.integrations.transformers")
-        if importlib.util.find_spec("bitsandbytes") is None:
-            # Nothing else could run such a model, so nothing is taken from anyone.
-            importlib.import_module("llmint8.integrations.bitsandbytes").enable()
+        if not bitsandbytes.is_installed():
+            bitsandbytes.enable()  # nothing else could run such a model, so nothing is taken from anyone
     except ImportError as error:  # the import of transformers must not fail for it
         warnings.warn(
             f"llmint8 cannot load models through this version of transformers ({error}); "
