@@ -194,18 +194,19 @@ def check_inside(file: Path, folder: Path) -> None:
 
 
 def check_loaded_files(files: Iterable[str | Path], folder: str) -> None:
-    """Raise CheckpointError for a file that transformers would load from outside of the model folder.
+    """Raise CheckpointError for a file that transformers is about to load from outside of the model's folder.
 
     folder: the name of the model; where it is no local folder, all files must lie in one.
     """
     paths = [Path(file) for file in files]
-    root = Path(folder) if Path(folder).is_dir() else paths[0].parent if paths else Path()
+    root = Path(folder) if Path(folder).is_dir() else None
     for file in paths:
-        if ".." in file.relative_to(root).parts if file.is_relative_to(root) else True:
+        inside = root or paths[0].parent
+        if not file.is_relative_to(inside) or ".." in file.relative_to(inside).parts:
             raise CheckpointError(
-                f"{file} lies outside of {root}, yet the index names it; the index is not to be trusted"
+                f"{file} lies outside of {inside}, yet the index names it; the index is not to be trusted"
             )
-        check_inside(file, root)
+        check_inside(file, inside)
 
 
 def read_quantization(path: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from tiny import save_tiny_checkpoint
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,8 +1,8 @@
 """Convert in a process that kills itself at a chosen moment; a program, run by test_resume.py.
 
 `killing.py SRC OUT COUNT` converts SRC to OUT/uninterrupted. Then, for COUNT random moments, it converts to
-OUT/MOMENT in a fork that sends itself SIGKILL at that call of a function since the work on disk began, and again
-in a fork that is left alone. It prints, as JSON, what was there after each kill.
+OUT/MOMENT in a fork that sends itself SIGKILL at that call of a function since the work on disk began, and
+again in a fork that is left alone. It prints, as JSON, what was there after each kill.
 """
 
 from __future__ import annotations

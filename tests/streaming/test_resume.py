@@ -141,7 +141,7 @@ def test_two_conversions_to_one_folder_do_not_meet(float_folder, tmp_path, monke
     run = Copy.run
 
     def meddle(job, source, write):
-        with pytest.raises(CheckpointError, match="another conversion to .* is running"):
+        with pytest.raises(CheckpointError, match=r"another conversion to .* is running"):
             convert_checkpoint(float_folder, tmp_path / "out")
         run(job, source, write)
 

@@ -1,0 +1,42 @@
+"""The memory of a conversion: that of a block, whatever the size of the model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from llmint8.streaming.source import BLOCK_BYTES
+from tiny import tiny_llama
+
+PROGRAM = """
+import resource, sys
+from llmint8 import convert_checkpoint
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+small, large, out = sys.argv[1:]
+convert_checkpoint(small, out + "/small")  # all imports, and the first use of all code
+before = peak()
+convert_checkpoint(large, out + "/large")
+print(peak() - before)
+"""
+
+
+def test_a_model_of_300_megabytes_needs_a_few_blocks(float_folder, tmp_path):
+    model = tiny_llama(
+        hidden_size=512,
+        intermediate_size=18_000,
+        num_hidden_layers=1,
+        vocab_size=60_000,
+        initializer_range=0.01,
+    )
+    model.save_pretrained(tmp_path / "large")
+    size = (tmp_path / "large" / "model.safetensors").stat().st_size
+    assert size > 300_000_000
+    del model
+    command = [sys.executable, "-c", PROGRAM, float_folder, tmp_path / "large", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # A block as it is read, in float32, its magnitudes, its scaled values and its codes.
+    assert int(done.stdout) < 8 * BLOCK_BYTES < size / 2
