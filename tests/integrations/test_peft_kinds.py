@@ -31,6 +31,8 @@ working = pytest.mark.parametrize("config", WORKING.values(), ids=WORKING)
 FLOAT_ONLY: dict[str, Callable[[], PeftConfig]] = {
     "HRA": lambda: peft.HRAConfig(r=2, target_modules=TARGETS),
     "SHIRA": lambda: peft.ShiraConfig(r=2, target_modules=TARGETS),
+    "DELORA": lambda: peft.DeloraConfig(r=2, target_modules=TARGETS),
+    "OSF": lambda: peft.OSFConfig(target_modules=TARGETS),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import llmint8
@@ -209,6 +209,34 @@ def test_a_merged_model_can_be_copied_and_the_copy_unmerged() -> None:
     assert same(int8_state(twin), state)
     assert model.get_submodule(LAYER).merged
     assert not same(int8_state(model), state)
+
+
+def scales_as_parameters(model: nn.Module) -> None:
+    """As tensor parallelism keeps them."""
+    for layer in model.modules():
+        if isinstance(layer, Int8Linear):
+            scales = layer._buffers.pop("SCB")
+            layer.register_parameter("SCB", nn.Parameter(scales, requires_grad=False))
+
+
+def test_scales_that_are_parameters_are_merged_and_restored() -> None:
+    model, twin = adapted(int8_llama()), adapted(int8_llama())
+    scales_as_parameters(model)
+    state = int8_state(model)
+    model.merge_adapter()
+    twin.merge_adapter()
+    assert same(int8_state(model), int8_state(twin))
+    model.unmerge_adapter()
+    assert same(int8_state(model), state)
+
+
+def test_a_merged_model_is_cast_and_unmerged() -> None:
+    model = adapted(int8_gpt2(), target_modules=["c_attn"])
+    state = int8_state(model.to(torch.bfloat16))
+    model = adapted(int8_gpt2(), target_modules=["c_attn"])
+    model.merge_adapter()
+    model.to(torch.bfloat16).unmerge_adapter()
+    assert same(int8_state(model), state)
 
 
 def test_weighted_adapters_are_combined(tmp_path: Path) -> None:
