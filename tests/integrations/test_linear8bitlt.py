@@ -10,7 +10,7 @@ from torch import nn
 
 from agreement.cases import same_bits
 from integrations.bitsandbytes_files import assert_same_state, assert_same_tensors, stored_tensors
-from llmint8 import ConfigError, Int8Linear
+from llmint8 import ConfigError, InputError, Int8Linear
 from llmint8.integrations.bitsandbytes import Linear8bitLt
 
 X = torch.randn(3, 17, generator=torch.Generator().manual_seed(1)) * 4
@@ -54,6 +54,14 @@ def test_an_assigned_float_weight_is_quantised() -> None:
     assert made.weight.dtype == torch.int8
     assert not made.weight.requires_grad
     assert_same_layer(made, Int8Linear.from_linear(source))
+
+
+def test_float_data_is_quantised_by_the_next_move() -> None:
+    source, made = float_layer(), layer()
+    made.weight.data, made.bias.data = source.weight.data, source.bias.data
+    with pytest.raises(InputError, match="weight must be int8"):
+        made(X)
+    assert_same_layer(made.to("cpu"), Int8Linear.from_linear(source))
 
 
 def test_an_int8_state_loads_without_a_move_before() -> None:

@@ -5,7 +5,7 @@ For code that builds its layers itself. Models that transformers loads hold plai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -77,6 +77,13 @@ class Linear8bitLt(Int8Linear):
             self.SCB = absmax
             value = nn.Parameter(codes, requires_grad=False)
         super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear8bitLt:
+        weight = self._parameters["weight"]
+        if weight is not None and weight.is_floating_point():
+            self.weight = weight  # put in through `weight.data`: the next move quantises it, as it does there
+        super()._apply(fn, recurse)
+        return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         key = prefix + "weight"
