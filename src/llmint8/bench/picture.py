@@ -27,7 +27,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 _LIMIT = {"color": "#b5b5b5", "linewidth": 5, "alpha": 0.7, "solid_capstyle": "round", "zorder": 1}
 #: Straight pieces of the limit, which bends between two numbers of rows.
-_LIMIT_STEPS = 60
+_LIMIT_STEPS = 200
 
 
 def require_matplotlib() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.table import Table
 
 from llmint8.cli.files import check_file, write_file
@@ -166,7 +167,14 @@ def _failures(found: Benchmark) -> list[str]:
 
 
 def _table(title: str, caption: str, *columns: str) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", padding=(0, 1))
+    table = Table(
+        title=title,
+        caption=f"{caption} Last row: geometric means.",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
     table.add_column("K×N", no_wrap=True)
     for column in ("M", *columns):
         table.add_column(column, justify="right")
@@ -182,10 +190,10 @@ def _speed_table(found: Benchmark) -> Table:
     table = _table(
         "Time of the others over llmint8 at threshold 6.0 (above 1: llmint8 is faster)",
         "of limit: the least time that reading the weights, or the int8 products, would take, over ours.",
-        "llmint8, µs",
+        "llmint8\nµs",
         "of limit",
-        "fastest float",
-        *others,
+        "fastest\nfloat",
+        *(name.removeprefix("torch.") for name in others),
     )
     for p in found.points:
         share, binds = found.limit_share(p)
@@ -197,7 +205,7 @@ def _speed_table(found: Benchmark) -> Table:
     means = [geometric_mean(p.float_ratio() for p in found.points)]
     means += [geometric_mean(p.ratio(name) for p in found.points) for name in others]
     table.add_section()
-    table.add_row("geometric mean", "", "", "", *(_cell(mean) for mean in means))
+    table.add_row("mean", "", "", "", *(_cell(mean) for mean in means))
     return table
 
 
@@ -211,16 +219,16 @@ def _outlier_table(found: Benchmark) -> Table:
         "What outliers cost: time of llmint8 over its time at threshold 0",
         "1 %, 5 %, 100 %: that share of each row, in columns of its own. "
         "memory: the most that one call takes beyond what lay there, and its bound.",
-        "threshold 0, µs",
+        "threshold 0\nµs",
         *(name.removeprefix("llmint8 ") for name in ours),
-        "memory, MiB",
+        "memory\nMiB",
     )
     for p in found.points:
         ratios = (_cell(p.ratio(name, PLAIN)) for name in ours)
         table.add_row(f"{p.k}×{p.n}", str(p.m), f"{p.seconds[PLAIN] * 1e6:,.0f}", *ratios, _memory(p))
     means = (_cell(geometric_mean(p.ratio(name, PLAIN) for p in found.points)) for name in ours)
     table.add_section()
-    table.add_row("geometric mean", "", "", *means, "")
+    table.add_row("mean", "", "", *means, "")
     return table
 
 
