@@ -71,9 +71,12 @@ bool has_dotprod() {
 
 uint32_t cpu_features() {
 #if defined(LLMINT8_X86)
-    return x86_features();
+    static const uint32_t features = x86_features();  // CPUID takes microseconds on a virtual machine
+    return features;
 #elif defined(LLMINT8_ARM64)
-    return LLMINT8_CPU_NEON | (has_dotprod() ? LLMINT8_CPU_NEON_DOTPROD : 0);  // every such CPU has NEON
+    static const uint32_t features =
+        LLMINT8_CPU_NEON | (has_dotprod() ? LLMINT8_CPU_NEON_DOTPROD : 0);  // every such CPU has NEON
+    return features;
 #else
     return 0;
 #endif
