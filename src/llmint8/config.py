@@ -48,15 +48,25 @@ class Int8Config:
         16 bits (6.0, the paper's rule), or "auto" (eight times the mean magnitude of the row).
     skip_modules: names of modules that stay as they are, besides the output head: a full name, the name of
         a parent ("model.layers.0"), or the last parts of a name ("down_proj").
+    quantize_head: whether the output head becomes int8 too. One that is tied to the embedding does so only
+        together with it.
+    quantize_embeddings: whether embeddings become int8 too, one scale per vector. One that is tied to a head
+        does so only together with it: one int8 weight then serves both.
 
     Raises ConfigError for a value outside its range.
     """
 
     threshold: Threshold = DEFAULT_THRESHOLD
     skip_modules: tuple[str, ...] | None = None
+    quantize_head: bool = False
+    quantize_embeddings: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        for field in ("quantize_head", "quantize_embeddings"):
+            value = getattr(self, field)
+            if not isinstance(value, bool):
+                raise ConfigError(f"{field} must be True or False, got {value!r}")
         skip = self.skip_modules
         if skip is None:
             return
@@ -73,7 +83,10 @@ class Int8Config:
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON types, with `quant_method`."""
         skip = None if self.skip_modules is None else list(self.skip_modules)
-        return {"quant_method": self.quant_method, "threshold": self.threshold, "skip_modules": skip}
+        fields = {"quant_method": self.quant_method, "threshold": self.threshold, "skip_modules": skip}
+        # Only where they are on, so that earlier releases read what they can read.
+        extra = {f: True for f in ("quantize_head", "quantize_embeddings") if getattr(self, f)}
+        return fields | extra
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Pairs for `dict(config)`, which transformers calls."""
@@ -94,7 +107,7 @@ class Int8Config:
         method = fields.pop("quant_method", "llmint8")
         if method != "llmint8":
             raise ConfigError(f'quant_method is {method!r}, expected "llmint8"')
-        unknown = sorted(set(fields) - {"threshold", "skip_modules"})
+        unknown = sorted(set(fields) - {"threshold", "skip_modules", "quantize_head", "quantize_embeddings"})
         if unknown:
             raise ConfigError(
                 f"unknown field {unknown[0]!r} in an llmint8 configuration: is llmint8 too old?"

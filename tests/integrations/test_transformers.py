@@ -23,6 +23,7 @@ from llmint8 import (
     QuantizationError,
     quantize_model,
 )
+from llmint8.nn import INT8_MODULES
 
 TOKENS = torch.arange(20)[None]
 LAYER = "model.layers.0.self_attn.q_proj"
@@ -77,7 +78,7 @@ def test_three_ways_give_the_same_bits(
         assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert_same_model(again, converted)
         assert same_bits(again(TOKENS, **extra).logits, want)
-        int8 = {name for name, module in again.named_modules() if isinstance(module, Int8Linear)}
+        int8 = {name for name, module in again.named_modules() if isinstance(module, INT8_MODULES)}
         assert int8 == {row.name for row in report.converted}
 
 

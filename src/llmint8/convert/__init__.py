@@ -1,6 +1,7 @@
 """Conversion of a model in memory: the plan (what becomes int8), the work, and the report."""
 
-from llmint8.convert.empty import empty_like
+from llmint8.convert.conversions import keep_saving_scales, with_scales
+from llmint8.convert.empty import empty_like, is_convertible, is_linear
 from llmint8.convert.model import (
     dequantize_model,
     module_bytes,
@@ -8,8 +9,9 @@ from llmint8.convert.model import (
     replace_modules,
     set_threshold,
 )
-from llmint8.convert.plan import Plan, check_skip_modules, is_linear, plan_conversion
+from llmint8.convert.plan import Plan, check_skip_modules, plan_conversion
 from llmint8.convert.report import ConversionReport, Row, human_bytes
+from llmint8.convert.ties import tie_companions
 
 __all__ = [
     "ConversionReport",
@@ -19,10 +21,14 @@ __all__ = [
     "dequantize_model",
     "empty_like",
     "human_bytes",
+    "is_convertible",
     "is_linear",
+    "keep_saving_scales",
     "module_bytes",
     "plan_conversion",
     "quantize_model",
     "replace_modules",
     "set_threshold",
+    "tie_companions",
+    "with_scales",
 ]

@@ -12,10 +12,13 @@ from torch import nn
 
 from llmint8 import reference
 from llmint8.config import Int8Config, Threshold
-from llmint8.convert.plan import Plan, check_skip_modules, plan_conversion
+from llmint8.convert.conversions import keep_saving_scales
+from llmint8.convert.empty import int8_from
+from llmint8.convert.plan import Plan, check_skip_modules, convertible_weights, plan_conversion
 from llmint8.convert.report import ConversionReport, Row
+from llmint8.convert.ties import tie_companions
 from llmint8.errors import QuantizationError
-from llmint8.nn import Int8Conv1D, Int8Linear, is_conv1d, weight_as_linear
+from llmint8.nn import INT8_MODULES, Int8Conv1D, Int8Experts, Int8Linear
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -48,9 +51,10 @@ def quantize_model(
 ) -> ConversionReport:
     """Convert a model to int8 in place, one module at a time (peak memory: the model plus one layer).
 
-    model: any module; every `nn.Linear` and transformers `Conv1D` in it becomes an `Int8Linear`, except the
-        output head, whatever shares a weight with another module, and `config.skip_modules`. Layers with
-        hooks and subclasses of `nn.Linear` are left alone, and the report says so.
+    model: any module; every `nn.Linear` and transformers `Conv1D` in it becomes an `Int8Linear`, fused
+        experts become `Int8Experts`, except the output head, whatever shares a weight with another module, and
+        `config.skip_modules`; `config` can add the head and the embeddings. Layers with hooks and subclasses
+        of `nn.Linear` are left alone, and the report says so.
     config: `Int8Config()` when None.
     progress: called with (modules done, modules in all) after each module.
 
@@ -61,21 +65,26 @@ def quantize_model(
     """
     config = config or Int8Config()
     check_skip_modules(model, config.skip_modules)
-    plan = plan_conversion(model, config.skip_modules)
+    plan = plan_conversion(model, config.skip_modules, config)
     _check_convertible(model, plan)
     before = module_bytes(model)
     rows = list(plan.skipped)
 
+    shared: dict[int, nn.Parameter] = {}
+
     def convert(name: str, source: nn.Module) -> nn.Module:
-        kind = Int8Conv1D if is_conv1d(source) else Int8Linear
-        bias = cast("nn.Parameter | None", source.bias)
-        new = kind.from_weight(weight_as_linear(source), bias, config.threshold, f"{name}.weight")
-        rows.append(Row(name, type(source).__name__, "int8", module_bytes(source), module_bytes(new)))
+        before, weight = module_bytes(source), getattr(source, "weight", None)
+        new: Any = int8_from(source, config.threshold, name)
+        if weight is not None:  # a head tied to an embedding gets the embedding's codes
+            new.weight = shared.setdefault(id(weight), new.weight)
+        rows.append(Row(name, type(source).__name__, "int8", before, module_bytes(new)))
         if progress is not None:
             progress(len(rows) - len(plan.skipped), len(plan.convert))
-        return new.train(source.training)
+        return cast(nn.Module, new)
 
     replace_modules(model, plan.convert, convert)
+    tie_companions(model, plan.convert)
+    keep_saving_scales(model)
     saved = _saved_config(model)
     if saved is not None:
         saved.quantization_config = config  # so that what transformers saves, transformers can load
@@ -85,7 +94,7 @@ def quantize_model(
 
 
 def _check_convertible(model: nn.Module, plan: Plan) -> None:
-    if any(isinstance(m, Int8Linear) for m in model.modules()):
+    if any(isinstance(m, INT8_MODULES) for m in model.modules()):
         raise QuantizationError("the model is int8 already: load the float checkpoint to convert it again")
     if "" in plan.convert:
         raise QuantizationError("the model is a single linear layer: use Int8Linear.from_linear(linear)")
@@ -93,7 +102,10 @@ def _check_convertible(model: nn.Module, plan: Plan) -> None:
         reasons = sorted({row.decision for row in plan.skipped}) or ["it has no linear layer"]
         raise QuantizationError(f"nothing to convert: {'; '.join(reasons)}")
     for name in plan.convert:
-        reference.weight_absmax(weight_as_linear(model.get_submodule(name)).detach(), f"{name}.weight")
+        for key, weight in convertible_weights(model.get_submodule(name)).items():
+            for index, part in enumerate([weight] if weight.dim() == 2 else weight):
+                which = f"{name}.{key}" if weight.dim() == 2 else f"{name}.{key}[{index}]"
+                reference.weight_absmax(part.detach(), which)
 
 
 def _saved_config(model: nn.Module) -> Any:
@@ -102,15 +114,15 @@ def _saved_config(model: nn.Module) -> Any:
 
 
 def set_threshold(model: nn.Module, threshold: Threshold) -> None:
-    """Set the threshold of every `Int8Linear`, and in the configuration that `save_pretrained` writes.
+    """Set the threshold of every int8 layer, and in the configuration that `save_pretrained` writes.
 
     A model in bitsandbytes' format stays in it, but for "auto", which that format cannot say: such a model is
     saved in ours from then on.
 
-    Raises ConfigError for a bad threshold, QuantizationError if the model has no `Int8Linear`.
+    Raises ConfigError for a bad threshold, QuantizationError if the model has none.
     """
     config = Int8Config(threshold)
-    layers = [m for m in model.modules() if isinstance(m, Int8Linear)]
+    layers = [m for m in model.modules() if isinstance(m, (Int8Linear, Int8Experts))]
     if not layers:
         raise QuantizationError("the model has no int8 layer: convert it with quantize_model(model)")
     for layer in layers:
@@ -127,16 +139,27 @@ def set_threshold(model: nn.Module, threshold: Threshold) -> None:
 
 
 def dequantize_model(model: M, dtype: torch.dtype | None = None) -> M:
-    """Replace every `Int8Linear` by a float layer with the de-quantised weight, in place; return the model.
+    """Replace every int8 module by a float one with the de-quantised weight, in place; return the model.
 
-    dtype: of the new weights; None for that of the model's first float parameter.
+    dtype: of the new weights; None for that of the model's first float parameter. What was tied stays tied.
     """
     if dtype is None:
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
         dtype = next(floats, torch.float32)
-    kind = dtype
-    names = [name for name, module in model.named_modules() if isinstance(module, Int8Linear)]
-    replace_modules(model, names, lambda _, module: cast(Int8Linear, module).to_float_layer(kind))
+    names = [name for name, module in model.named_modules() if isinstance(module, INT8_MODULES)]
+    shared: dict[int, nn.Parameter] = {}
+
+    def restore(_: str, module: nn.Module) -> nn.Module:
+        new: Any = cast(Any, module).to_float_layer(dtype)
+        codes = module._parameters.get("weight")
+        if codes is not None and not isinstance(module, Int8Conv1D):
+            new.weight = shared.setdefault(id(codes), new.weight)
+        return cast(nn.Module, new)
+
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for key in [key for key in tied if key.endswith((".SCB", ".weight_format"))]:
+        del tied[key]
+    replace_modules(model, names, restore)
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:
         quantizer.remove_quantization_config(model)

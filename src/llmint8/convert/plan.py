@@ -7,11 +7,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
+from llmint8.config import Int8Config
+from llmint8.convert.empty import is_convertible, is_linear
 from llmint8.convert.report import Row
 from llmint8.errors import ConfigError
-from llmint8.nn import Int8Linear, is_conv1d, weight_as_linear
+from llmint8.nn import INT8_MODULES, expert_weights, experts_as_linear, is_experts, weight_as_linear
 from llmint8.numerics import MAX_FEATURES
 
 #: Where torch keeps the hooks that run with a layer's forward or backward.
@@ -42,59 +44,87 @@ def check_skip_modules(model: nn.Module, skip_modules: Sequence[str] | None) -> 
             raise ConfigError(f"skip_modules: {pattern!r} matches no module; names look like {example!r}")
 
 
-def plan_conversion(model: nn.Module, skip_modules: Sequence[str] | None) -> Plan:
-    """Decide for every module of `model`; nothing is skipped without a reason in the plan."""
+def plan_conversion(
+    model: nn.Module, skip_modules: Sequence[str] | None, config: Int8Config | None = None
+) -> Plan:
+    """Decide for every module of `model`; nothing is skipped without a reason in the plan.
+
+    config: whether heads and embeddings become int8; None for neither.
+    """
+    config = config or Int8Config()
     modules = dict(model.named_modules())
-    special = _output_heads(model) | _read_by_their_parent(model)
-    shared = _shared_weights(modules)
-    convert, skipped = [], []
+    special = _read_by_their_parent(model)
+    if not config.quantize_head:
+        special |= _output_heads(model)
+    if not config.quantize_embeddings:
+        embeddings = (m for m in modules.values() if isinstance(m, nn.Embedding))
+        special |= {id(m): "embedding: looked up, not multiplied" for m in embeddings}
+    decisions: dict[str, str | None] = {}
     for name, module in modules.items():
-        weights = {key: p for key, p in module.named_parameters(recurse=False) if p.dim() >= 2}
-        if not weights:
+        if not _matrices(module):
             continue
         pattern = next((p for p in skip_modules or () if matches(name, p)), None)
         reason = f"skip_modules: {pattern}" if pattern else special.get(id(module))
-        if reason is None:
-            reason = _reason(module, name, shared)
-        if reason is None:
-            convert.append(name)
-        else:
-            size = sum(p.numel() * p.element_size() for p in weights.values())
-            skipped.append(Row(name, type(module).__name__, reason, size, size))
-    return Plan(tuple(convert), tuple(skipped), {name: i for i, name in enumerate(modules)})
+        decisions[name] = reason or _reason(module)
+    _keep_ties(modules, decisions, config)
+    skipped = []
+    for name, reason in decisions.items():
+        if reason is not None:
+            size = sum(p.numel() * p.element_size() for p in _matrices(modules[name]))
+            skipped.append(Row(name, type(modules[name]).__name__, reason, size, size))
+    convert = tuple(name for name, reason in decisions.items() if reason is None)
+    return Plan(convert, tuple(skipped), {name: i for i, name in enumerate(modules)})
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether `Int8Linear` can stand in for this: an `nn.Linear` itself, no subclass, or a `Conv1D`."""
-    return type(module) is nn.Linear or is_conv1d(module)
+def _matrices(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters(recurse=False) if p.dim() >= 2]
 
 
-def _reason(module: nn.Module, name: str, shared: dict[int, list[str]]) -> str | None:
+def _reason(module: nn.Module) -> str | None:
     """Why a module that holds a matrix stays as it is, or None if it becomes int8."""
-    if isinstance(module, nn.Embedding):
-        return "embedding: looked up, not multiplied"
-    if isinstance(module, Int8Linear):
+    if isinstance(module, INT8_MODULES):
         return "int8 already"
-    if not is_linear(module):
+    if not is_convertible(module):
         return _why_not_linear(module)
-    weight = weight_as_linear(module)
-    others = [other for other in shared[id(module.weight)] if other != name]
-    if others:
-        return f"weight tied to {others[0]}"
     if any(getattr(module, hooks) for hooks in _HOOKS) or hasattr(module, "_hf_hook"):
         return "carries hooks, which a replacement would lose"
-    if weight.shape[1] > MAX_FEATURES:
-        return f"{weight.shape[1]} input features exceed {MAX_FEATURES}: int32 sums could overflow"
+    features = max(weight.shape[-1] for weight in convertible_weights(module).values())
+    if features > MAX_FEATURES:
+        return f"{features} input features exceed {MAX_FEATURES}: int32 sums could overflow"
     return None
+
+
+def convertible_weights(module: nn.Module) -> dict[str, Tensor]:
+    """The float weights of a convertible module by name, as `[N, K]` or `[E, N, K]`, views."""
+    if is_experts(module):
+        return {key: experts_as_linear(module, getattr(module, key)) for key in expert_weights(module)}
+    return {"weight": weight_as_linear(module)}
+
+
+def _keep_ties(modules: dict[str, nn.Module], decisions: dict[str, str | None], config: Int8Config) -> None:
+    """Leave a module float if it shares its weight, unless it is a head tied to an embedding and both become
+    int8: one int8 weight then serves both."""
+    for owners in _shared_weights(modules).values():
+        both = config.quantize_head and config.quantize_embeddings and _has_embedding(modules, owners)
+        if len(owners) < 2 or (both and all(decisions.get(name) is None for name in owners)):
+            continue
+        for name in owners:
+            if decisions.get(name) is None:
+                decisions[name] = f"weight tied to {next(other for other in owners if other != name)}"
+
+
+def _has_embedding(modules: dict[str, nn.Module], names: list[str]) -> bool:
+    return any(isinstance(modules[name], nn.Embedding) for name in names)
 
 
 def _why_not_linear(module: nn.Module) -> str:
     kind = type(module).__name__
-    if isinstance(module, nn.Linear):
-        return f"{kind} is a subclass of nn.Linear with a forward of its own"
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        base = "nn.Linear" if isinstance(module, nn.Linear) else "nn.Embedding"
+        return f"{kind} is a subclass of {base} with a forward of its own"
     convolution = isinstance(module, nn.modules.conv._ConvNd)
     if not convolution and any(p.dim() == 3 for p in module.parameters(recurse=False)):
-        return f"{kind} holds weights of three dimensions, as fused experts do: not converted"
+        return f"{kind} holds weights of three dimensions outside of transformers' experts interface"
     return f"{kind} is not a linear layer"
 
 

@@ -1,6 +1,24 @@
 """Modules with int8 weights."""
 
 from llmint8.nn.conv1d import Int8Conv1D, is_conv1d, weight_as_linear
+from llmint8.nn.embedding import Int8Embedding, is_embedding
+from llmint8.nn.experts import Int8Experts, expert_weights, experts_as_linear, is_experts, quantize_experts
 from llmint8.nn.linear import Int8Linear
 
-__all__ = ["Int8Conv1D", "Int8Linear", "is_conv1d", "weight_as_linear"]
+#: Every kind of module that holds int8 weights.
+INT8_MODULES = (Int8Linear, Int8Experts, Int8Embedding)
+
+__all__ = [
+    "INT8_MODULES",
+    "Int8Conv1D",
+    "Int8Embedding",
+    "Int8Experts",
+    "Int8Linear",
+    "expert_weights",
+    "experts_as_linear",
+    "is_conv1d",
+    "is_embedding",
+    "is_experts",
+    "quantize_experts",
+    "weight_as_linear",
+]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llmint8 import ops, reference
 from llmint8.config import Threshold, check_threshold, threshold_code
 from llmint8.errors import QuantizationError
+from llmint8.nn.casting import keeping
 from llmint8.numerics import AUTO_CODE, CODE_MAX, DEFAULT_THRESHOLD, ROW_MAJOR
 
 
@@ -96,8 +97,7 @@ class Int8Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., K]` to `[..., N]`; a row's result never depends on the other rows."""
-        output: Tensor = ops.linear(input, self.weight, self.SCB, self.bias, self._threshold_code)
-        return output
+        return ops.call_linear(input, self.weight, self.SCB, self.bias, self._threshold_code)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight as floats, `[N, K]`."""
@@ -109,6 +109,11 @@ class Int8Linear(nn.Linear):
         linear.weight = nn.Parameter(self.dequantize(dtype))
         linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Codes, scales and bias by name."""
+        named = {"weight": self.weight, "SCB": self.SCB, "bias": self.bias}
+        return {key: tensor for key, tensor in named.items() if tensor is not None}
 
     def invalid_state(self) -> str | None:
         """Why the tensors of this module cannot be an int8 layer, or None."""
@@ -124,15 +129,8 @@ class Int8Linear(nn.Linear):
         """Nothing to draw: an int8 weight is converted or loaded, never initialised at random."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8Linear:
-        """Move all, cast the bias alone: `.half()` would round the scales, `.type()` also the codes."""
-        scb = self.SCB
-
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            fixed = tensor is scb or not tensor.is_floating_point()
-            return tensor.to(moved.device) if fixed and moved.dtype != tensor.dtype else moved
-
-        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
+        """Move all, cast the bias alone."""
+        super()._apply(keeping(fn, self.SCB), recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _load_from_state_dict(
@@ -168,12 +166,18 @@ class Int8Linear(nn.Linear):
             missing_keys.remove(prefix + "weight_format")
 
 
-def invalid_tensors(weight: Tensor, scb: Tensor, weight_format: Tensor | None) -> str | None:
-    """Why three tensors cannot be the state of an int8 layer, or None; tensors without data pass."""
-    if weight.dtype != torch.int8 or weight.dim() != 2:
-        return f"weight is {weight.dtype} {list(weight.shape)}, not int8 [N, K]"
-    if scb.dtype != torch.float32 or scb.shape != weight.shape[:1]:
-        return f"SCB is {scb.dtype} {list(scb.shape)}, not float32 [{weight.shape[0]}]"
+def invalid_tensors(
+    weight: Tensor, scb: Tensor, weight_format: Tensor | None, dimensions: int = 2
+) -> str | None:
+    """Why three tensors cannot be the state of an int8 layer, or None; tensors without data pass.
+
+    dimensions: 2 for a layer `[N, K]`, 3 for experts `[E, N, K]`.
+    """
+    if weight.dtype != torch.int8 or weight.dim() != dimensions:
+        shape = "[N, K]" if dimensions == 2 else "[E, N, K]"
+        return f"weight is {weight.dtype} {list(weight.shape)}, not int8 {shape}"
+    if scb.dtype != torch.float32 or scb.shape != weight.shape[:-1]:
+        return f"SCB is {scb.dtype} {list(scb.shape)}, not float32 {list(weight.shape[:-1])}"
     if weight_format is not None and not weight_format.is_meta and int(weight_format) != ROW_MAJOR:
         return f"weight_format is {int(weight_format)}, a tiled layout of bitsandbytes before 0.45"
     if not scb.is_meta and not bool(((scb >= 0) & scb.isfinite()).all()):
