@@ -4,7 +4,7 @@
 #if defined(LLMINT8_EMULATE_AVXVNNI)
 #define SIMDE_ENABLE_NATIVE_ALIASES  // the same source on any CPU, for tests
 #include <simde/x86/avx2.h>
-#include <simde/x86/avx512.h>
+#include <simde/x86/avx512/dpbusd.h>
 #define _mm256_dpbusd_avx_epi32 _mm256_dpbusd_epi32  // AVX-512's name for the same operation
 #else
 #include <immintrin.h>
