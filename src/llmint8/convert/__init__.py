@@ -9,7 +9,7 @@ from llmint8.convert.model import (
     replace_modules,
     set_threshold,
 )
-from llmint8.convert.plan import Plan, check_skip_modules, plan_conversion
+from llmint8.convert.plan import Plan, check_skip_modules, convertible_weights, plan_conversion
 from llmint8.convert.report import ConversionReport, Row, human_bytes
 from llmint8.convert.ties import tie_companions
 
@@ -18,6 +18,7 @@ __all__ = [
     "Plan",
     "Row",
     "check_skip_modules",
+    "convertible_weights",
     "dequantize_model",
     "empty_like",
     "human_bytes",

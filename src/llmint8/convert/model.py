@@ -52,8 +52,8 @@ def quantize_model(
     """Convert a model to int8 in place, one module at a time (peak memory: the model plus one layer).
 
     model: any module; every `nn.Linear` and transformers `Conv1D` in it becomes an `Int8Linear`, fused
-        experts become `Int8Experts`, except the output head, whatever shares a weight with another module, and
-        `config.skip_modules`; `config` can add the head and the embeddings. Layers with hooks and subclasses
+        experts become `Int8Experts`, except the output head, whatever shares a weight with another module,
+        and `config.skip_modules`; `config` can add the head and the embeddings. Layers with hooks and subclasses
         of `nn.Linear` are left alone, and the report says so.
     config: `Int8Config()` when None.
     progress: called with (modules done, modules in all) after each module.

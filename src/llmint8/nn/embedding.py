@@ -23,7 +23,7 @@ class Int8Embedding(nn.Module):
     """Looks up row i as `weight[i] · SCB[i] / 127`, computed in float32 and rounded to `dtype`.
 
     State, as that of `Int8Linear`: `weight` int8 `[V, D]` (a Parameter without gradient), `SCB` float32
-    `[V]`, `weight_format` uint8 (0, row-major). An output head that is tied to the embedding shares all three.
+    `[V]`, `weight_format` uint8 (0, row-major). A head that is tied to the embedding shares all three.
     It is no `nn.Embedding`, since its table cannot be resized or trained: code that does so must not take it
     for one.
 

@@ -156,7 +156,7 @@ class Int8Experts(nn.Module):
 
     def to_float_layer(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """The float class with the de-quantised weights; it shares the biases."""
-        experts = self.float_class.__new__(self.float_class)
+        experts: nn.Module = self.float_class.__new__(self.float_class)
         nn.Module.__init__(experts)
         own = {*vars(experts), "float_class", "weights", "_threshold_code"}
         for key, value in vars(self).items():
