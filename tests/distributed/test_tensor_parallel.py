@@ -7,7 +7,7 @@ each rank, so its outputs are held to the bound of docs/parallel.md, which is co
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -90,23 +90,27 @@ def load_and_save(rank: int, folder: Path) -> dict[str, Any]:
     with pytest.raises(QuantizationError) as error:
         CausalLM.from_pretrained(folder / "broken", tp_plan="auto", quantization_config=Int8Config())
     results["broken"] = str(error.value)
-    results["mixture"] = {
-        "*.experts.up": "packed_colwise",
-        "*.experts": "moe_tp_experts",
-        "*.gate": "rowwise",
-    }
-    prepare_layers(nn.ModuleList([Experts()]), results["mixture"])
+    mixture = Mixture()
+    plan = {f"layers.*.{name}": "colwise" for name in ("experts.up", "experts", "gate", "table", "head")}
+    prepare_layers(mixture, plan)
+    cut = [name for name, layer in int8_layers(mixture).items() if isinstance(layer.SCB, nn.Parameter)]
+    results["mixture"] = (list(plan), cut)
     return results
 
 
-class Experts(nn.Module):
-    """Int8 weights that are no linear layer, beside one that is."""
+class Mixture(nn.Module):
+    """Int8 weights that are no linear layer's, a head that is tied to one of them, and a layer to be cut."""
+
+    all_tied_weights_keys: ClassVar = {"layers.0.head.weight": "layers.0.table.weight"}
 
     def __init__(self) -> None:
         super().__init__()
-        self.experts = nn.Module()
-        self.experts.up = nn.Parameter(torch.zeros(2, 4, 4, dtype=torch.int8), requires_grad=False)
-        self.gate = Int8Linear(4, 4)
+        layer = nn.Module()
+        layer.experts, layer.table = nn.Module(), nn.Module()
+        layer.experts.up = nn.Parameter(torch.zeros(2, 4, 4, dtype=torch.int8), requires_grad=False)
+        layer.table.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
+        layer.head, layer.gate = Int8Linear(4, 4), Int8Linear(4, 4)
+        self.layers = nn.ModuleList([layer])
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +243,7 @@ def test_a_broken_weight_is_named_on_every_rank(ranks: list[Any]) -> None:
 
 def test_int8_weights_of_other_modules_stay_whole_on_every_rank(ranks: list[Any]) -> None:
     for rank in ranks:
-        assert rank["mixture"] == {"layers.*.gate": "rowwise"}
+        assert rank["mixture"] == (["layers.*.gate"], ["layers.0.gate"])
 
 
 def test_logits_and_gradients_agree_with_one_process(folder: Path, ranks: list[Any]) -> None:

@@ -28,28 +28,41 @@ def prepare_layers(model: nn.Module, plan: dict[str, str]) -> None:
     """Make a model on the meta device ready for `plan`; nothing happens outside torch.distributed.
 
     transformers cuts parameters only, so scales become parameters here (`settle_scale` turns those of layers
-    that no plan names into buffers again). Other modules with int8 tensors leave the plan: every rank holds
-    them whole, which is right, since their inputs and outputs are whole on every rank.
+    that no plan names into buffers again). Other modules with int8 tensors (experts, embeddings) leave the
+    plan, and so does a head that is tied to one: every rank holds them whole, which is right, since their
+    inputs and outputs are whole on every rank.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     from transformers.integrations.tensor_parallel import replace_layer_number_by_wildcard
 
+    whole = _left_whole(model)
     for name, module in model.named_modules():
-        if isinstance(module, Int8Linear):
+        if name in whole:
+            generic = replace_layer_number_by_wildcard(name)
+            for key in [key for key in plan if key == generic or key.startswith(f"{generic}.")]:
+                del plan[key]
+        elif isinstance(module, Int8Linear):
             if "SCB" in module._buffers:
                 scb = module._buffers.pop("SCB")
                 module.SCB = nn.Parameter(cast(Tensor, scb), requires_grad=False)
             # transformers: hand the forward a rank's plain tensors, in training too.
             module._hf_quantized_needs_local_tp = True  # type: ignore[assignment]
-        elif any(
-            t.dtype == torch.int8
-            for t in (*module._parameters.values(), *module._buffers.values())
-            if t is not None
-        ):
-            generic = replace_layer_number_by_wildcard(name)
-            for key in [key for key in plan if key == generic or key.startswith(f"{generic}.")]:
-                del plan[key]
+
+
+def _left_whole(model: nn.Module) -> set[str]:
+    """Names of the modules with int8 tensors that no plan may cut."""
+    whole = {
+        name
+        for name, module in model.named_modules()
+        if not isinstance(module, Int8Linear)
+        and any(tensor.dtype == torch.int8 for tensor in own_tensors(module))
+    }
+    for pair in getattr(model, "all_tied_weights_keys", {}).items():
+        owners = {key.rpartition(".")[0] for key in pair}
+        if owners & whole:
+            whole |= owners
+    return whole
 
 
 def own_tensors(module: nn.Module) -> Iterator[Tensor]:
@@ -70,7 +83,7 @@ def quantize_part(weight: Tensor, module: Int8Linear, name: str) -> tuple[Tensor
     weight: float, the rank's part of `[N, K]`. name: what an error calls it.
 
     Returns the codes of that part, int8, and the absmax of its rows over all ranks, float32: the bits that
-    one process computes. `module.SCB` becomes a placeholder for it.
+    one process computes. `module.SCB` becomes a placeholder for it, in case of an error too.
     Raises QuantizationError if this rank's part cannot be quantised, or another rank's part of the same rows;
     also for a `Conv1D`, whose file holds the weight the other way round than the plan cuts it.
     """
@@ -93,11 +106,11 @@ def quantize_part(weight: Tensor, module: Int8Linear, name: str) -> tuple[Tensor
     for dimension, cut in enumerate(module.weight.placements):
         if _cuts(cut, 1):
             distributed.all_reduce(absmax, distributed.ReduceOp.MAX, mesh.get_group(dimension))
+    _place_scale(module, torch.empty(module.weight.shape[0], device="meta"))
     if error is not None:
         raise error
     if not bool(absmax.isfinite().all()):
         raise QuantizationError(f"{name} holds a NaN or an infinity, which another rank has read")
-    _place_scale(module, torch.empty(module.weight.shape[0], device="meta"))
     return reference.weight_codes(weight, absmax), absmax
 
 
