@@ -1,4 +1,4 @@
-"""The compiled library: where it lies, its C signatures, and calls that raise where C returns a status."""
+"""The compiled library: where it lies, its C signatures, and the errors behind a status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from ctypes import POINTER, c_char_p, c_float, c_int8, c_int16, c_int32, c_int64, c_uint32, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llmint8.errors import BackendError
 
@@ -71,10 +71,9 @@ def load_library(path: Path) -> ctypes.CDLL:
     return library
 
 
-def call(library: ctypes.CDLL, function: str, *arguments: Any) -> None:
-    """Call a function that returns a status; raise BackendError with the library's message if it failed."""
-    if getattr(library, function)(*arguments) != 0:
-        message = library.llmint8_last_error().decode()
-        if message == "out of memory":
-            raise MemoryError(f"{function}: out of memory")
-        raise BackendError(f"{function}: {message}")
+def raise_last_error(library: ctypes.CDLL, function: str) -> NoReturn:
+    """Raise what a function says that returned a failure: MemoryError, or BackendError with its message."""
+    message = library.llmint8_last_error().decode()
+    if message == "out of memory":
+        raise MemoryError(f"{function}: out of memory")
+    raise BackendError(f"{function}: {message}")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from llmint8 import ops, reference
-from llmint8.backends.library import call, find_library, load_library
+from llmint8.backends.library import find_library, load_library, raise_last_error
 from llmint8.errors import BackendError
+from llmint8.ops.direct import LINEAR_KERNELS
 from llmint8.ops.library import implement
 from llmint8.ops.linear import check_arguments
 from llmint8.reference.rowwise import check_rows
@@ -59,6 +60,7 @@ class Native:
             raise BackendError(f"this CPU lacks {isa}; it can run {', '.join(usable)}")
         self.isa = isa
         self._index = names.index(isa)
+        self._linear = self._library.llmint8_linear
 
     def quantize_rows(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         """`ops.quantize_rows` on a CPU."""
@@ -66,10 +68,12 @@ class Native:
         x = x.contiguous()
         q = torch.empty(x.shape, dtype=torch.int16)
         row_scale = torch.empty(x.shape[:1], dtype=torch.float32)
-        call(
-            self._library, "llmint8_quantize_rows", self._index, torch.get_num_threads(), _DTYPES[x.dtype],
+        failed = self._library.llmint8_quantize_rows(
+            self._index, torch.get_num_threads(), _DTYPES[x.dtype],
             *x.shape, x.data_ptr(), threshold, q.data_ptr(), row_scale.data_ptr(),
         )  # fmt: skip
+        if failed:
+            raise_last_error(self._library, "llmint8_quantize_rows")
         return q, row_scale
 
     def linear(
@@ -78,15 +82,20 @@ class Native:
         """`ops.linear` on a CPU."""
         check_arguments(x, weight, absmax, bias)
         n, k = weight.shape
-        y = torch.empty((*x.shape[:-1], n), dtype=x.dtype)
+        leading = x.shape[:-1]
+        y = x.new_empty((*leading, n))
         x, weight, absmax = x.contiguous(), weight.contiguous(), absmax.contiguous()
-        bias = None if bias is None else bias.contiguous()
-        call(
-            self._library, "llmint8_linear", self._index, torch.get_num_threads(), _DTYPES[x.dtype],
-            _DTYPES[x.dtype if bias is None else bias.dtype], math.prod(x.shape[:-1]),
-            k, n, x.data_ptr(), weight.data_ptr(), absmax.data_ptr(),
-            None if bias is None else bias.data_ptr(), threshold, y.data_ptr(),
+        dtype = bias_dtype = _DTYPES[x.dtype]
+        bias_address = None
+        if bias is not None:
+            bias = bias.contiguous()
+            bias_dtype, bias_address = _DTYPES[bias.dtype], bias.data_ptr()
+        failed = self._linear(
+            self._index, torch.get_num_threads(), dtype, bias_dtype, math.prod(leading), k, n,
+            x.data_ptr(), weight.data_ptr(), absmax.data_ptr(), bias_address, threshold, y.data_ptr(),
         )  # fmt: skip
+        if failed:
+            raise_last_error(self._library, "llmint8_linear")
         return y
 
 
@@ -159,3 +168,4 @@ def register() -> None:
     """Make these the operations' CPU implementations; the library is loaded at the first call."""
     implement(ops.quantize_rows, _quantize_rows, "CPU")
     implement(ops.linear, _linear, "CPU")
+    LINEAR_KERNELS["cpu"] = _linear

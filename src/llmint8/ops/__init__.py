@@ -3,7 +3,8 @@
 Callers use the objects below, never the names: torch accepts a misspelt operator name without an error.
 """
 
+from llmint8.ops.direct import call_linear
 from llmint8.ops.linear import linear, reference_linear
 from llmint8.ops.quantize_rows import quantize_rows
 
-__all__ = ["linear", "quantize_rows", "reference_linear"]
+__all__ = ["call_linear", "linear", "quantize_rows", "reference_linear"]
