@@ -8,6 +8,7 @@ import torch
 import llmint8
 from llmint8 import backends, bench
 from llmint8.bench import limits, measure, peers
+from llmint8.errors import LLMInt8Error
 
 
 @pytest.fixture
@@ -33,10 +34,15 @@ def test_every_shape_with_every_number_of_rows(tiny):
     assert found.limits.operations_per_second > 0
 
 
-def test_without_a_measurement_of_memory_there_is_none(tiny, monkeypatch):
-    monkeypatch.setattr(measure, "extra_memory", lambda points: None)
+def test_without_a_measurement_of_memory_the_times_remain(tiny, monkeypatch):
+    def fails(points):
+        raise LLMInt8Error("no such thing here")
+
+    monkeypatch.setattr(measure, "extra_memory", fails)
     found = bench.run_benchmark([(8, 8)], [1], 3, 0.1, 16, lambda *s: None)
     assert found.points[0].extra_bytes is None
+    assert found.environment["memory_not_measured"] == "no such thing here"
+    assert found.points[0].seconds
 
 
 def test_the_environment_says_what_ran():

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from llmint8.bench import extra_memory, memory
+from llmint8.errors import LLMInt8Error
 
 needs_reset = pytest.mark.skipif(
     not os.access(memory._CLEAR, os.W_OK), reason="this system does not reset a peak"
@@ -45,9 +46,10 @@ def test_each_point_is_measured_and_holds_at_least_its_output():
     assert small < MIB
 
 
-def test_a_system_without_the_measurement_has_none(monkeypatch, tmp_path):
+def test_a_system_without_the_measurement_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "absent")
-    assert extra_memory([(8, 8, 1)]) is None
+    with pytest.raises(LLMInt8Error, match="only be measured on Linux"):
+        extra_memory([(8, 8, 1)])
 
 
 def test_the_bound_is_four_bytes_a_value_and_a_mebibyte():
@@ -56,5 +58,5 @@ def test_the_bound_is_four_bytes_a_value_and_a_mebibyte():
 
 @needs_reset
 def test_a_process_that_fails_is_an_error_with_its_reason():
-    with pytest.raises(RuntimeError, match="measures memory failed"):
+    with pytest.raises(LLMInt8Error, match="measures it failed: .*"):
         extra_memory([(8, -8, 1)])

@@ -52,7 +52,7 @@ def rows(outcome, start):
     cells = [line.split() for line in lines[1:]]
     found = {}
     for row in cells:
-        if row[:1] == ["What"]:
+        if "Last" in row:  # the caption, where the table ends
             break
         if row[:1] in (["1000×2000"], ["mean"]):
             found[(row[0], row[1]) if row[0] != "mean" else "mean"] = row
@@ -83,6 +83,12 @@ def test_machine_limits_and_what_did_not_run(run, asked):
     assert "Some CPU, 3 threads, torch 9.9, kernels native:test" in outcome.stdout
     assert "memory 40.0 GB/s, int8 4000 G operations/s" in outcome.stdout
     assert "note: torch._int_mm did not run at 1000×2000 M=64: RuntimeError: not here\n" in outcome.stderr
+
+
+def test_memory_that_was_not_measured_is_a_remark(run, monkeypatch):
+    found = Benchmark({**ABOUT, "memory_not_measured": "not on this system"}, FOUND.limits, POINTS[1:])
+    monkeypatch.setattr(bench, "run_benchmark", lambda *arguments: found)
+    assert "note: memory was not measured: not on this system\n" in run("bench", code=0).stderr
 
 
 def test_defaults_and_quick(run, asked):

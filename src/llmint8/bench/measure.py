@@ -19,6 +19,7 @@ from llmint8.bench.limits import measure_limits
 from llmint8.bench.memory import extra_memory
 from llmint8.bench.result import Benchmark, Point
 from llmint8.bench.timing import take_turns
+from llmint8.errors import LLMInt8Error
 
 
 def run_benchmark(
@@ -45,13 +46,16 @@ def run_benchmark(
                 seconds, failures = take_turns(layer.candidates(m), rounds, budget)
             points.append(Point(k, n, m, seconds, {**layer.failures, **failures}))
             step(1 + len(points), total)
-    extra = extra_memory([(point.k, point.n, point.m) for point in points])
-    if extra is not None:
+    about = environment()
+    try:
+        extra = extra_memory([(point.k, point.n, point.m) for point in points])
         points = [replace(p, extra_bytes=nbytes) for p, nbytes in zip(points, extra, strict=True)]
+    except LLMInt8Error as error:  # no reason to throw the timings away
+        about["memory_not_measured"] = str(error)
     step(total - 1, total)
     limits = limits.best(measure_limits(size=peak_size))
     step(total, total)
-    return Benchmark(environment(), limits, points)
+    return Benchmark(about, limits, points)
 
 
 def environment() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from llmint8.errors import LLMInt8Error
 from llmint8.nn import Int8Linear
 from llmint8.numerics import CODE_MAX
 
@@ -31,13 +32,13 @@ def bound(k: int, n: int, m: int) -> int:
     return 4 * (m * k + m * n) + (1 << 20)
 
 
-def extra_memory(points: Sequence[tuple[int, int, int]]) -> list[int] | None:
+def extra_memory(points: Sequence[tuple[int, int, int]]) -> list[int]:
     """Bytes of the first call of an `Int8Linear` for each (K, N, M), threshold 6.0 and bfloat16 input.
 
-    None where the system has no such measurement: anything but Linux, or a Linux that forbids the reset.
+    Raises LLMInt8Error where the system has no such measurement: anything but Linux, or one that forbids it.
     """
     if not os.access(_CLEAR, os.W_OK):
-        return None
+        raise LLMInt8Error(f"{_CLEAR} cannot be written to; a peak can only be measured on Linux")
     code = "from llmint8.bench.memory import main; main()"
     arguments = json.dumps([torch.get_num_threads(), *points])
     done = subprocess.run(
@@ -48,7 +49,8 @@ def extra_memory(points: Sequence[tuple[int, int, int]]) -> list[int] | None:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"the process that measures memory failed: {done.stderr.strip()}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise LLMInt8Error(f"the process that measures it failed: {reason}")
     result: list[int] = json.loads(done.stdout)
     return result
 

@@ -151,10 +151,14 @@ def _show(found: Benchmark) -> None:
         highlight=False,
         markup=False,
     )
-    console.print(_speed_table(found))
-    console.print(_outlier_table(found))
+    for title, table, caption in (_speed_table(found), _outlier_table(found)):
+        console.print(title, style="bold", highlight=False)
+        console.print(table)
+        console.print(f"{caption} Last row: geometric means.\n", style="dim", highlight=False)
     for reason in _failures(found):
         note(reason)
+    if "memory_not_measured" in about:
+        note(f"memory was not measured: {about['memory_not_measured']}")
 
 
 def _failures(found: Benchmark) -> list[str]:
@@ -166,30 +170,25 @@ def _failures(found: Benchmark) -> list[str]:
     return [f"{name} did not run at {', '.join(at)}: {reason}" for (name, reason), at in where.items()]
 
 
-def _table(title: str, caption: str, *columns: str) -> Table:
-    table = Table(
-        title=title,
-        caption=f"{caption} Last row: geometric means.",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("K×N", no_wrap=True)
     for column in ("M", *columns):
         table.add_column(column, justify="right")
     return table
 
 
-def _speed_table(found: Benchmark) -> Table:
-    """Ours in microseconds and as a share of the limit; the others' time as a multiple of it."""
+def _speed_table(found: Benchmark) -> tuple[str, Table, str]:
+    """Ours in microseconds and as a share of the limit; the others' time as a multiple of it. Title, table, caption."""
     from llmint8.bench import geometric_mean
     from llmint8.bench.candidates import OURS
 
     others = [name for name in found.names() if not name.startswith("llmint8")]
+    title = "Time of the others over llmint8 at threshold 6.0 (above 1: llmint8 is faster)"
+    caption = (
+        "of limit: the least time that reading the weights, or the int8 products, would take, over ours."
+    )
     table = _table(
-        "Time of the others over llmint8 at threshold 6.0 (above 1: llmint8 is faster)",
-        "of limit: the least time that reading the weights, or the int8 products, would take, over ours.",
         "llmint8\nµs",
         "of limit",
         "fastest\nfloat",
@@ -206,19 +205,21 @@ def _speed_table(found: Benchmark) -> Table:
     means += [geometric_mean(p.ratio(name) for p in found.points) for name in others]
     table.add_section()
     table.add_row("mean", "", "", "", *(_cell(mean) for mean in means))
-    return table
+    return title, table, caption
 
 
-def _outlier_table(found: Benchmark) -> Table:
-    """What outliers cost: ours over ours without any; and the memory of a call."""
+def _outlier_table(found: Benchmark) -> tuple[str, Table, str]:
+    """What outliers cost: ours over ours without any; and the memory of a call. Title, table, caption."""
     from llmint8.bench import geometric_mean
     from llmint8.bench.candidates import PLAIN
 
     ours = [name for name in found.names() if name.startswith("llmint8") and name != PLAIN]
-    table = _table(
-        "What outliers cost: time of llmint8 over its time at threshold 0",
+    title = "What outliers cost: time of llmint8 over its time at threshold 0"
+    caption = (
         "1 %, 5 %, 100 %: that share of each row, in columns of its own. "
-        "memory: the most that one call takes beyond what lay there, and its bound.",
+        "memory: the most that one call takes beyond what lay there, and its bound."
+    )
+    table = _table(
         "threshold 0\nµs",
         *(name.removeprefix("llmint8 ") for name in ours),
         "memory\nMiB",
@@ -229,7 +230,7 @@ def _outlier_table(found: Benchmark) -> Table:
     means = (_cell(geometric_mean(p.ratio(name, PLAIN) for p in found.points)) for name in ours)
     table.add_section()
     table.add_row("mean", "", "", *means, "")
-    return table
+    return title, table, caption
 
 
 def _cell(ratio: float | None) -> str:
