@@ -15,7 +15,7 @@ from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
-from llmint8.checkpoint import check_tensors, read_headers
+from llmint8.checkpoint import check_loaded_files, check_tensors, read_headers
 from llmint8.config import Int8Config
 from llmint8.convert import (
     check_skip_modules,
@@ -85,6 +85,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
             check_skip_modules(model, skip)
         names = plan_conversion(model, skip, self.settings).convert
         if self.pre_quantized:
+            check_loaded_files(checkpoint_files or (), model.config.name_or_path)
             files = {str(f): str(f).endswith(".safetensors") for f in checkpoint_files or ()}
             stored = read_headers(file for file, safe in files.items() if safe)
             stored |= read_pickled_headers(file for file, safe in files.items() if not safe)
