@@ -179,15 +179,13 @@ def _table(*columns: str) -> Table:
 
 
 def _speed_table(found: Benchmark) -> tuple[str, Table, str]:
-    """Ours in microseconds and as a share of the limit; the others' time as a multiple of it. Title, table, caption."""
+    """Title, table and caption: ours in µs and as a share of the limit; the others' time as a multiple."""
     from llmint8.bench import geometric_mean
     from llmint8.bench.candidates import OURS
 
     others = [name for name in found.names() if not name.startswith("llmint8")]
     title = "Time of the others over llmint8 at threshold 6.0 (above 1: llmint8 is faster)"
-    caption = (
-        "of limit: the least time that reading the weights, or the int8 products, would take, over ours."
-    )
+    caption = "of limit: the least time that reading the weights or the int8 products take, over ours."
     table = _table(
         "llmint8\nµs",
         "of limit",
@@ -209,7 +207,7 @@ def _speed_table(found: Benchmark) -> tuple[str, Table, str]:
 
 
 def _outlier_table(found: Benchmark) -> tuple[str, Table, str]:
-    """What outliers cost: ours over ours without any; and the memory of a call. Title, table, caption."""
+    """Title, table and caption: ours over ours without outliers, and the memory of a call."""
     from llmint8.bench import geometric_mean
     from llmint8.bench.candidates import PLAIN
 
