@@ -44,6 +44,11 @@ class CheckpointSummary:
         return dict(weights)
 
     @property
+    def int8_experts(self) -> dict[str, TensorHeader]:
+        """Name of each int8 tensor that holds one weight of all experts of a layer, and the tensor."""
+        return {n: t for n, t in self.tensors.items() if is_int8_experts(n, t)}
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.nbytes for t in self.tensors.values())
@@ -52,6 +57,11 @@ class CheckpointSummary:
 def is_int8_weight(name: str, tensor: TensorHeader) -> bool:
     """Whether a tensor is the codes of an int8 linear layer."""
     return name.endswith(".weight") and tensor.dtype == "I8" and len(tensor.shape) == 2
+
+
+def is_int8_experts(name: str, tensor: TensorHeader) -> bool:
+    """Whether a tensor is the codes of one weight of fused experts."""
+    return not name.endswith(".weight") and tensor.dtype == "I8" and len(tensor.shape) == 3
 
 
 def read_headers(files: Iterable[str | Path]) -> dict[str, TensorHeader]:
@@ -84,24 +94,35 @@ def read_headers(files: Iterable[str | Path]) -> dict[str, TensorHeader]:
 
 
 def check_tensors(tensors: dict[str, TensorHeader]) -> None:
-    """Raise CheckpointError unless every int8 weight `[N, K]` has `SCB` float32 `[N]`, and the reverse."""
+    """Raise CheckpointError unless every int8 weight `[N, K]` has `SCB` float32 `[N]`, every int8 weight of
+    experts `[E, N, K]` its scales float32 `[E, N]`, and the reverse."""
     for name, tensor in tensors.items():
-        if name.endswith(".SCB") and name.removesuffix("SCB") + "weight" not in tensors:
+        codes = _codes_of(name)
+        if codes is not None and codes not in tensors:
             raise CheckpointError(
-                f"{name.removesuffix('SCB')}weight is missing: the codes that {name} scales; "
-                "convert the model again"
+                f"{codes} is missing: the codes that {name} scales; convert the model again"
             )
-        if not is_int8_weight(name, tensor):
+        if is_int8_weight(name, tensor):
+            scales = name.removesuffix("weight") + "SCB"
+        elif is_int8_experts(name, tensor):
+            scales = f"{name}_SCB"
+        else:
             continue
-        layer = name.removesuffix(".weight")
-        scb = tensors.get(layer + ".SCB")
+        scb = tensors.get(scales)
         if scb is None:
-            raise CheckpointError(f"{layer}.SCB is missing: the scales of {name}; convert the model again")
-        if scb.dtype != "F32" or scb.shape != tensor.shape[:1]:
+            raise CheckpointError(f"{scales} is missing: the scales of {name}; convert the model again")
+        if scb.dtype != "F32" or scb.shape != tensor.shape[:-1]:
             raise CheckpointError(
-                f"{layer}.SCB is {scb.dtype} {list(scb.shape)}, but {name} {list(tensor.shape)} "
-                f"needs F32 [{tensor.shape[0]}]; convert the model again"
+                f"{scales} is {scb.dtype} {list(scb.shape)}, but {name} {list(tensor.shape)} "
+                f"needs F32 {list(tensor.shape[:-1])}; convert the model again"
             )
+
+
+def _codes_of(name: str) -> str | None:
+    """The key of the codes that a tensor scales, or None if it is no scales."""
+    if name.endswith(".SCB"):
+        return name.removesuffix("SCB") + "weight"
+    return name.removesuffix("_SCB") if name.endswith("_SCB") else None
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
@@ -124,7 +145,7 @@ def _check_scales(files: Iterable[Path], tensors: dict[str, TensorHeader]) -> No
     for file in files:
         with safe_open(str(file), framework="pt") as handle:
             for name in handle.keys():  # noqa: SIM118 - not a dict
-                if not name.endswith(".SCB") or tensors[name].dtype != "F32":
+                if _codes_of(name) is None or tensors[name].dtype != "F32":
                     continue
                 scales = handle.get_tensor(name)
                 if not bool(((scales >= 0) & scales.isfinite()).all()):

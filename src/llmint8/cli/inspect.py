@@ -39,7 +39,7 @@ def command(
 
 
 def _as_json(summary: CheckpointSummary) -> dict[str, Any]:
-    layers = summary.int8_layers
+    layers = summary.int8_layers | summary.int8_experts
     return {
         "path": str(summary.path),
         "quantization": summary.quantization,
@@ -69,7 +69,7 @@ def _show(summary: CheckpointSummary) -> None:
     console = stdout()
     console.print(table)
     console.print(
-        f"{len(summary.int8_layers)} int8 layers; quantization_config: {described}",
+        f"{len(summary.int8_layers | summary.int8_experts)} int8 layers; quantization_config: {described}",
         soft_wrap=True,
         markup=False,
     )
@@ -77,10 +77,13 @@ def _show(summary: CheckpointSummary) -> None:
 
 def _groups(summary: CheckpointSummary) -> dict[tuple[str, str, str], tuple[int, int]]:
     """(name, type, shape) to (count, bytes); an int8 layer and its scales are one, as are repeated layers."""
-    layers = summary.int8_layers
+    layers = summary.int8_layers | summary.int8_experts
     groups: dict[tuple[str, str, str], tuple[int, int]] = {}
     for name, tensor in summary.tensors.items():
         owner, _, part = name.rpartition(".")
+        experts = name.removesuffix("_SCB")
+        if experts in summary.int8_experts:
+            owner, part = experts, "weight" if experts == name else "SCB"
         layer = layers.get(owner)
         shape = " × ".join(map(str, (layer or tensor).shape))
         pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name if layer is None else owner)

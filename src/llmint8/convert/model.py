@@ -53,8 +53,8 @@ def quantize_model(
 
     model: any module; every `nn.Linear` and transformers `Conv1D` in it becomes an `Int8Linear`, fused
         experts become `Int8Experts`, except the output head, whatever shares a weight with another module,
-        and `config.skip_modules`; `config` can add the head and the embeddings. Layers with hooks and subclasses
-        of `nn.Linear` are left alone, and the report says so.
+        and `config.skip_modules`; `config` can add the head and the embeddings. Layers with hooks and
+        subclasses of `nn.Linear` are left alone, and the report says so.
     config: `Int8Config()` when None.
     progress: called with (modules done, modules in all) after each module.
 
@@ -156,9 +156,6 @@ def dequantize_model(model: M, dtype: torch.dtype | None = None) -> M:
             new.weight = shared.setdefault(id(codes), new.weight)
         return cast(nn.Module, new)
 
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
-    for key in [key for key in tied if key.endswith((".SCB", ".weight_format"))]:
-        del tied[key]
     replace_modules(model, names, restore)
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from llmint8.config import Int8Config
 from llmint8.convert.empty import is_convertible, is_linear
 from llmint8.convert.report import Row
+from llmint8.convert.ties import shared_weights
 from llmint8.errors import ConfigError
 from llmint8.nn import INT8_MODULES, expert_weights, experts_as_linear, is_experts, weight_as_linear
 from llmint8.numerics import MAX_FEATURES
@@ -66,7 +66,7 @@ def plan_conversion(
         pattern = next((p for p in skip_modules or () if matches(name, p)), None)
         reason = f"skip_modules: {pattern}" if pattern else special.get(id(module))
         decisions[name] = reason or _reason(module)
-    _keep_ties(modules, decisions, config)
+    _keep_ties(model, decisions)
     skipped = []
     for name, reason in decisions.items():
         if reason is not None:
@@ -101,20 +101,16 @@ def convertible_weights(module: nn.Module) -> dict[str, Tensor]:
     return {"weight": weight_as_linear(module)}
 
 
-def _keep_ties(modules: dict[str, nn.Module], decisions: dict[str, str | None], config: Int8Config) -> None:
-    """Leave a module float if it shares its weight, unless it is a head tied to an embedding and both become
-    int8: one int8 weight then serves both."""
-    for owners in _shared_weights(modules).values():
-        both = config.quantize_head and config.quantize_embeddings and _has_embedding(modules, owners)
-        if len(owners) < 2 or (both and all(decisions.get(name) is None for name in owners)):
+def _keep_ties(model: nn.Module, decisions: dict[str, str | None]) -> None:
+    """Leave a module float if it shares its weight, unless all that share it become int8 and one is an
+    embedding: a single int8 weight then serves the embedding and the head."""
+    for owners in shared_weights(model):
+        embedding = any(isinstance(model.get_submodule(name), nn.Embedding) for name in owners)
+        if embedding and all(name in decisions and decisions[name] is None for name in owners):
             continue
         for name in owners:
-            if decisions.get(name) is None:
+            if name in decisions and decisions[name] is None:
                 decisions[name] = f"weight tied to {next(other for other in owners if other != name)}"
-
-
-def _has_embedding(modules: dict[str, nn.Module], names: list[str]) -> bool:
-    return any(isinstance(modules[name], nn.Embedding) for name in names)
 
 
 def _why_not_linear(module: nn.Module) -> str:
@@ -154,12 +150,3 @@ def _read_by_their_parent(model: nn.Module) -> dict[int, str]:
     encoders = (m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer))
     layers = (layer for encoder in encoders for layer in (encoder.linear1, encoder.linear2))
     return {id(layer): "nn.TransformerEncoderLayer reads the weight past the layer" for layer in layers}
-
-
-def _shared_weights(modules: dict[str, nn.Module]) -> dict[int, list[str]]:
-    owners: dict[int, list[str]] = defaultdict(list)
-    for name, module in modules.items():
-        weight = module._parameters.get("weight")
-        if weight is not None:
-            owners[id(weight)].append(name)
-    return owners

@@ -102,6 +102,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
         for error in self._errors:
             raise error
+        tie_companions(model, (n for n, m in model.named_modules() if isinstance(m, INT8_MODULES)))
         remedy = "convert the model again" if self.pre_quantized else "check its config.json"
         for name, module in model.named_modules():
             if not isinstance(module, INT8_MODULES):

@@ -150,7 +150,7 @@ class Int8Linear(nn.Linear):
                 f"weight is {weight.dtype}, but the module is int8: "
                 "load the float checkpoint first, then quantise the model"
             )
-        elif (weight is None) != (scb is None):
+        elif (weight is None) != (scb is None) and "SCB" not in self._non_persistent_buffers_set:
             missing, present = ("weight", "SCB") if weight is None else ("SCB", "weight")
             error = f"{missing} is missing, without which {present} means nothing"
         elif weight is not None and scb is not None:
