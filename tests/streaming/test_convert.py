@@ -52,6 +52,47 @@ def test_it_loads_as_quantising_while_loading_does(name, dtype, tmp_path):
     assert different(loaded(kind, tmp_path / "int8"), expected) == []
 
 
+def test_experts_become_int8_one_by_one(tmp_path):
+    tiny.tiny_mixture().save_pretrained(tmp_path / "float")
+    convert_checkpoint(tmp_path / "float", tmp_path / "int8")
+    stored = load_file(tmp_path / "int8" / "model.safetensors")
+    experts = [key for key in stored if ".experts." in key]
+    assert {key.rpartition(".")[2] for key in experts} == {"weight", "SCB"}
+    assert len(experts) == 2 * 4 * 3 * 2
+    assert {stored[key].dtype for key in experts} == {torch.int8, torch.float32}
+
+
+def test_experts_that_are_stored_together(tmp_path):
+    config = transformers.GptOssConfig(
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+    )
+    torch.manual_seed(0)
+    transformers.GptOssForCausalLM(config).save_pretrained(tmp_path / "float")
+    convert_checkpoint(tmp_path / "float", tmp_path / "int8")
+    stored = load_file(tmp_path / "int8" / "model.safetensors")
+    assert stored["model.layers.0.mlp.experts.down_proj_SCB"].shape == (4, 32)
+    expected = loaded(AutoModelForCausalLM, tmp_path / "float", quantization_config=Int8Config())
+    assert different(loaded(AutoModelForCausalLM, tmp_path / "int8"), expected) == []
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_head_and_embeddings(tied, tmp_path):
+    config = Int8Config(quantize_head=True, quantize_embeddings=True)
+    tiny.tiny_llama(tie_word_embeddings=tied).save_pretrained(tmp_path / "float")
+    report = convert_checkpoint(tmp_path / "float", tmp_path / "int8", config)
+    assert report.skipped == ()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "float")
+    assert report == llmint8.quantize_model(model, config)
+    assert different(loaded(AutoModelForCausalLM, tmp_path / "int8"), model.state_dict()) == []
+
+
 def test_blocks_of_a_few_rows_change_nothing(float_folder, tmp_path, monkeypatch):
     convert_checkpoint(float_folder, tmp_path / "whole", dtype="bfloat16")
     monkeypatch.setattr(source_module, "BLOCK_BYTES", 700)

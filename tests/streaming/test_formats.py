@@ -97,3 +97,21 @@ def test_compressed_tensors_knows_no_conv1d(tmp_path):
     ):
         convert_checkpoint(tmp_path / "gpt2", tmp_path / "out", format="compressed-tensors")
     assert {path.name for path in tmp_path.iterdir()} == {"gpt2"}
+
+
+def test_experts_stay_float_in_the_other_formats(tmp_path):
+    tiny.tiny_mixture().save_pretrained(tmp_path / "float")
+    for name in ("bitsandbytes", "compressed-tensors"):
+        convert_checkpoint(tmp_path / "float", tmp_path / name, format=name)
+        experts = [t for key, t in tensors(tmp_path / name).items() if ".experts." in key]
+        assert len(experts) == 2 * 4 * 3
+        assert {t.dtype for t in experts} == {torch.float32}
+    assert "re:^model[.]layers[.]1[.]mlp[.]experts[.]" in [
+        pattern.replace("\\.", "[.]") for pattern in settings(tmp_path / "compressed-tensors")["ignore"]
+    ]
+
+
+@pytest.mark.parametrize("name", ["bitsandbytes", "compressed-tensors"])
+def test_the_other_formats_know_no_int8_embeddings(name, float_folder, tmp_path):
+    with pytest.raises(ConfigError, match="knows no int8 embeddings; write the format llmint8"):
+        convert_checkpoint(float_folder, tmp_path / "out", Int8Config(quantize_embeddings=True), format=name)

@@ -5,6 +5,7 @@ All hold the same codes. They differ in how scales are stored and in who reads t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from llmint8 import reference
 from llmint8.config import Int8Config
 from llmint8.errors import ConfigError
-from llmint8.nn import is_conv1d
+from llmint8.nn import is_conv1d, is_experts
 from llmint8.numerics import ROW_MAJOR
 from llmint8.streaming.shard import Output
 
@@ -40,7 +41,7 @@ class Llmint8:
         }
 
     def float_by_rule(self, model: nn.Module) -> tuple[str, ...]:  # noqa: ARG002
-        """The linear layers that a reader of the format expects as floats, whatever its settings say."""
+        """The modules that a reader of the format expects as floats, whatever its settings say."""
         return ()
 
     def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
@@ -59,10 +60,12 @@ class BitsAndBytes(Llmint8):
         from transformers.quantizers.quantizers_utils import should_convert_module
 
         kept = list(getattr(model, "_keep_in_fp32_modules", None) or ())
-        return tuple(name for name in _linear_layers(model) if not should_convert_module(name, kept))
+        linear = (name for name in _linear_layers(model) if not should_convert_module(name, kept))
+        return (*linear, *_experts(model))
 
     def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:
         """Its fields; every linear layer that stays float is named, since naming any drops its defaults."""
+        _refuse_embeddings(config, "bitsandbytes")
         if isinstance(config.threshold, str):
             raise ConfigError('the format bitsandbytes knows no threshold "auto"; give a number, such as 6.0')
         return {
@@ -82,6 +85,10 @@ class CompressedTensors(Llmint8):
 
     suffixes = (".weight", ".weight_scale")
 
+    def float_by_rule(self, model: nn.Module) -> tuple[str, ...]:
+        """Experts, which transformers does not read in this format."""
+        return _experts(model)
+
     def outputs(self, layer: str, rows: int, features: int) -> tuple[Output, ...]:
         """The tensors of a layer `[N, K]`; codes first."""
         return (
@@ -93,8 +100,9 @@ class CompressedTensors(Llmint8):
         """Its scale is that of a code: absmax / 127, `[N, 1]`."""
         return {f"{layer}.weight_scale": reference.weight_scale(absmax)[:, None]}
 
-    def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
+    def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:
         """Symmetric int8 weights with a scale per row, and activations with one per token."""
+        _refuse_embeddings(config, "compressed-tensors")
         for name in int8:
             if is_conv1d(model.get_submodule(name)):
                 raise ConfigError(
@@ -110,7 +118,7 @@ class CompressedTensors(Llmint8):
             "format": "int-quantized",
             "quantization_status": "compressed",
             "config_groups": {"group_0": scheme},
-            "ignore": _float_layers(model, int8),
+            "ignore": [*_float_layers(model, int8), *(f"re:^{re.escape(n)}[.]" for n in _experts(model))],
         }
 
 
@@ -124,6 +132,15 @@ FORMATS: dict[str, Llmint8] = {
 def _float_layers(model: nn.Module, int8: Sequence[str]) -> list[str]:
     """The linear layers, subclasses too, that stay float: readers would otherwise take them for int8."""
     return sorted(set(_linear_layers(model)) - set(int8))
+
+
+def _experts(model: nn.Module) -> tuple[str, ...]:
+    return tuple(name for name, module in model.named_modules() if is_experts(module))
+
+
+def _refuse_embeddings(config: Int8Config, name: str) -> None:
+    if config.quantize_embeddings:
+        raise ConfigError(f"the format {name} knows no int8 embeddings; write the format llmint8")
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

@@ -53,6 +53,7 @@ class Quantize:
 
     key: its name in the source. layer: what the layer is called in the converted checkpoint. dtype: what the
     weight is cast to first, as loading casts it. shape: `(N, K)`. transposed: it is stored as `[K, N]`.
+    suffixes: of the tensors that are written, where the layer is one of several that loading stacks.
     """
 
     key: str
@@ -61,16 +62,18 @@ class Quantize:
     shape: tuple[int, int]
     transposed: bool
     format: Llmint8
+    suffixes: tuple[str, ...] | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:
         """Codes and scales."""
-        return self.format.outputs(self.layer, *self.shape)
+        outputs = self.format.outputs(self.layer, *self.shape)
+        return tuple(o for o in outputs if o.key.endswith(self.suffixes or self.format.suffixes))
 
     def run(self, source: Source, write: Write) -> None:
         """Rows are independent, so a block of them is quantised as the whole is; `[K, N]` is read whole."""
         rows, features = self.shape
-        codes_key = self.outputs[0].key
+        codes_key, *scale_keys = (output.key for output in self.outputs)
         if self.transposed:
             weight = source.read(self.key).to(self.dtype).view(features, rows).T
             codes, absmax = reference.quantize_weight(weight, self.key)
@@ -83,5 +86,42 @@ class Quantize:
                 write(codes_key, codes, first)
                 parts.append(scale)
             absmax = torch.cat(parts) if parts else torch.zeros(rows)
-        for key, tensor in self.format.scales(self.layer, absmax).items():
-            write(key, tensor, 0)
+        scales = self.format.scales(self.layer, absmax)
+        for key in scale_keys:
+            write(key, scales[key], 0)
+
+
+@dataclass(frozen=True)
+class QuantizeExperts:
+    """The experts of a mixture, stored as one tensor of three dimensions; expert by expert.
+
+    key: its name in the source and in the result. dtype: what it is cast to first. shape: as it is stored,
+    `(E, N, K)`, or `(E, K, N)` if transposed.
+    """
+
+    key: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    transposed: bool
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Codes `[E, N, K]` and scales `[E, N]`."""
+        experts, *sides = self.shape
+        rows, features = reversed(sides) if self.transposed else sides
+        return (
+            Output(self.key, torch.int8, (experts, rows, features)),
+            Output(f"{self.key}_SCB", torch.float32, (experts, rows)),
+        )
+
+    def run(self, source: Source, write: Write) -> None:
+        """One expert at a time."""
+        experts, first, second = self.shape
+        size = first * second
+        codes_key, scales_key = (output.key for output in self.outputs)
+        for expert in range(experts):
+            stored = source.read(self.key, expert * size, size).to(self.dtype).view(first, second)
+            weight = stored.T if self.transposed else stored
+            codes, absmax = reference.quantize_weight(weight, f"{self.key}[{expert}]")
+            write(codes_key, codes, expert * size)
+            write(scales_key, absmax, expert * absmax.numel())

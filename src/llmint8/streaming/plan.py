@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from llmint8.config import Int8Config
 from llmint8.convert import (
     ConversionReport,
     Row,
     check_skip_modules,
-    is_linear,
+    empty_like,
     module_bytes,
     plan_conversion,
+    replace_modules,
 )
 from llmint8.errors import QuantizationError
-from llmint8.nn import is_conv1d, weight_as_linear
+from llmint8.streaming.assign import Assignment
 from llmint8.streaming.formats import Llmint8
-from llmint8.streaming.jobs import Copy, Job, Quantize
-from llmint8.streaming.shard import Layout, Output
+from llmint8.streaming.jobs import Job
+from llmint8.streaming.shard import Layout
 from llmint8.streaming.source import Source
 from llmint8.streaming.structure import Structure
 
@@ -67,46 +69,47 @@ def plan_stream(
     """
     model = structure.model
     check_skip_modules(model, config.skip_modules)
-    plan = plan_conversion(model, config.skip_modules)
-    modules = dict(model.named_modules())
-    by_rule = {name for name in form.float_by_rule(model) if name in plan.convert}
+    plan = plan_conversion(model, config.skip_modules, config)
+    by_rule = set(form.float_by_rule(model)) & set(plan.convert)
     wanted = [name for name in plan.convert if name not in by_rule]
-    weights = {f"{name}.weight": name for name in wanted if is_linear(modules[name])}
-    jobs: list[Job] = []
-    rows = [*plan.skipped, *(_left_float(name, modules[name], _BY_RULE) for name in sorted(by_rule))]
-    for placed in structure.placed:
-        layer = weights.get(placed.name)
-        stored = layer and structure.stored_name(placed.key, layer, form.suffixes)
-        if not layer or not stored:
-            shape = source.tensors[placed.key].shape
-            jobs.append(Copy(placed.key, Output(placed.key, placed.dtype, shape)))
-            continue
-        module = modules[layer]
-        count, features = weight_as_linear(module).shape
-        job = Quantize(placed.key, stored, placed.dtype, (count, features), is_conv1d(module), form)
-        before, bias = module_bytes(module), module.bias
-        after = sum(o.nbytes for o in job.outputs) + (bias.nbytes if bias is not None else 0)
-        jobs.append(job)
-        rows.append(Row(layer, type(module).__name__, "int8", before, after))
-    for group in structure.groups.values():
-        for key, _, dtype in group.keys:
-            jobs.append(Copy(key, Output(key, dtype, source.tensors[key].shape)))
-    int8 = [row.name for row in rows if row.converted]
-    left = [name for name in wanted if name not in set(int8)]
+    assigned = Assignment(source, structure, form, wanted)
+    left = set(wanted) - set(assigned.int8)
+    modules = dict(model.named_modules())
+    rows = list(plan.skipped)
+    rows += [_left_float(name, modules[name], _BY_RULE) for name in by_rule]
     rows += [_left_float(name, modules[name], _ASSEMBLED) for name in left]
-    if not int8:
+    if not assigned.int8:
         reasons = sorted({row.decision for row in rows}) or ["it has no linear layer"]
         raise QuantizationError(f"nothing to convert: {'; '.join(reasons)}")
     if left:  # loading must not expect int8 where the file holds floats
-        config = replace(config, skip_modules=(*(config.skip_modules or ()), *left))
+        config = replace(config, skip_modules=(*(config.skip_modules or ()), *sorted(left)))
+    quantization = form.config(config, model, assigned.int8)
     before = module_bytes(model)
-    after = before + sum(row.bytes_after - row.bytes_before for row in rows)
-    report = ConversionReport(tuple(sorted(rows, key=lambda r: plan.order[r.name])), before, after)
-    quantization = form.config(config, model, int8)
-    return StreamPlan(_shards(jobs, shard_bytes), quantization, structure.dtype, report)
+    rows += _to_int8(model, assigned.int8, config)
+    rows.sort(key=lambda row: plan.order[row.name])
+    report = ConversionReport(tuple(rows), before, module_bytes(model))
+    return StreamPlan(_shards(assigned.jobs, shard_bytes), quantization, structure.dtype, report)
 
 
-def _left_float(name: str, module: torch.nn.Module, reason: str) -> Row:
+def _to_int8(model: nn.Module, names: Sequence[str], config: Int8Config) -> list[Row]:
+    """Put int8 modules without data where `names` are, to count their bytes; the rows of the report."""
+    first: dict[int, Any] = {}
+    rows = []
+
+    def build(name: str, source: nn.Module) -> nn.Module:
+        new: Any = empty_like(source, config.threshold)
+        weight = getattr(source, "weight", None)
+        if weight is not None:  # a head tied to an embedding shares its codes and scales
+            owner = first.setdefault(id(weight), new)
+            new.weight, new.SCB, new.weight_format = owner.weight, owner.SCB, owner.weight_format
+        rows.append(Row(name, type(source).__name__, "int8", module_bytes(source), module_bytes(new)))
+        return cast(nn.Module, new)
+
+    replace_modules(model, names, build)
+    return rows
+
+
+def _left_float(name: str, module: nn.Module, reason: str) -> Row:
     size = module_bytes(module)
     return Row(name, type(module).__name__, reason, size, size)
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmint8.convert import with_scales
 from llmint8.errors import CheckpointError, LLMInt8Error
 from llmint8.streaming.source import Source
 
@@ -64,7 +65,7 @@ class Structure:
         self.model, self.dtype = _meta_model(source, dtype)
         self._names = dict.fromkeys(self.model.state_dict(), True)
         mapping = importlib.import_module("transformers.conversion_mapping")
-        rules = mapping.get_model_conversion_mapping(self.model)
+        rules = with_scales(mapping.get_model_conversion_mapping(self.model))
         self._renamings = [r for r in rules if isinstance(r, self._loading.WeightRenaming)]
         self._converters = [r for r in rules if isinstance(r, self._loading.WeightConverter)]
         self._exceptions: dict[str, torch.dtype] = self.model._get_dtype_plan(self.dtype)
@@ -84,13 +85,28 @@ class Structure:
     def stored_name(self, key: str, name: str, suffixes: tuple[str, ...]) -> str | None:
         """How to call a layer in the checkpoint so that loading finds it under `name` again, or None.
 
-        key: of its weight in the source, which is kept where transformers' rules allow it.
+        key: of its weight in the source, which is kept where transformers' rules allow it. suffixes: of the
+        tensors of the layer, its weight first.
         """
         names = self._names | {name + suffix: True for suffix in suffixes}
-        for stored in (key.removesuffix(".weight"), name):
+        for stored in (key.removesuffix(suffixes[0]), name):
             if all(self.rename(stored + s, names) == (name + s, None) for s in suffixes):
                 return stored
         return None
+
+    def scales_follow(self, key: str, pattern: str, name: str) -> bool:
+        """Whether the scales of a stored expert are stacked as its weight is.
+
+        key: of its weight in the source. pattern: the rule that stacks it. name: what the result is called.
+        """
+        names = self._names | {f"{name}_SCB": True}
+        layer = key.removesuffix(".weight")
+        found, rule = self.rename(f"{layer}.SCB", names)
+        return (
+            key != layer
+            and (found, rule is None) == (f"{name}_SCB", False)
+            and self.rename(key, names) == (name, pattern)
+        )
 
     def _place(self, source: Source) -> None:
         state = self.model.state_dict()
