@@ -25,6 +25,7 @@ from integrations.bitsandbytes_files import (
 from llmint8 import CheckpointError, ConfigError, Int8Config, Int8Linear, set_threshold
 from llmint8.convert import is_linear
 from llmint8.integrations import bitsandbytes
+from llmint8.nn import Int8Experts
 
 TOKENS = torch.arange(20)[None]
 CausalLM = transformers.AutoModelForCausalLM
@@ -159,17 +160,28 @@ def test_what_transformers_keeps_in_float32_stays_float(tmp_path: Path) -> None:
     assert not any(name.endswith(".wo") for name in int8_layers(model))
 
 
-def test_a_mixture_of_experts_is_saved_in_a_format_that_holds_it(tmp_path: Path) -> None:
+def test_int8_experts_are_saved_in_the_format_that_has_them(tmp_path: Path) -> None:
     tiny.tiny_mixture().save_pretrained(tmp_path / "float")
-    model = load(tmp_path / "float", quantization_config=BitsAndBytesConfig(load_in_8bit=True))
-    model.model.layers[0].mlp.register_buffer("codes", torch.zeros(2, 3, 4, dtype=torch.int8))
-    quantizer = model.hf_quantizer
-    assert quantizer._saved_config(model) == Int8Config()
-    del model.model.layers[0].mlp.codes
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=4.0)
+    model = load(tmp_path / "float", quantization_config=config)
+    assert any(isinstance(module, Int8Experts) for module in model.modules())
     model.save_pretrained(tmp_path / "int8")
     again = load(tmp_path / "int8")
+    assert again.config.quantization_config == Int8Config(4.0)
     assert_same_state(again, model)
     assert same_bits(again(TOKENS).logits, model(TOKENS).logits)
+
+
+def test_skipped_experts_leave_the_format_of_bitsandbytes(tmp_path: Path) -> None:
+    tiny.tiny_mixture().save_pretrained(tmp_path / "float")
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["experts"])
+    model = load(tmp_path / "float", quantization_config=config)
+    assert not any(isinstance(module, Int8Experts) for module in model.modules())
+    assert int8_layers(model)
+    model.save_pretrained(tmp_path / "int8")
+    again = load(tmp_path / "int8")
+    assert again.config.quantization_config.quant_method == "bitsandbytes"
+    assert_same_state(again, model)
 
 
 def test_the_threshold_of_a_saved_model(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from llmint8.config import Int8Config
 from llmint8.convert import is_linear
 from llmint8.errors import ConfigError
 from llmint8.integrations.transformers import Int8HfQuantizer
-from llmint8.nn import Int8Linear
+from llmint8.nn import INT8_MODULES, Int8Linear
 
 
 class BitsAndBytesQuantizer(Int8HfQuantizer):
@@ -71,10 +71,8 @@ class BitsAndBytesQuantizer(Int8HfQuantizer):
 
     def _saved_config(self, model: nn.Module) -> Any:
         """The given configuration with every float layer by name, since bitsandbytes drops its defaults for a
-        list; or ours, if the model holds int8 weights of a kind that bitsandbytes has not."""
-        others = (m for m in model.modules() if not isinstance(m, Int8Linear))
-        held = (t for m in others for t in (*m.parameters(recurse=False), *m.buffers(recurse=False)))
-        if any(tensor.dtype == torch.int8 for tensor in held):
+        list; or ours, if the model holds int8 modules of a kind that bitsandbytes has not."""
+        if any(isinstance(m, INT8_MODULES) and not isinstance(m, Int8Linear) for m in model.modules()):
             return self.settings
         config = copy.copy(self.quantization_config)
         config.llm_int8_skip_modules = [name for name, m in model.named_modules() if is_linear(m)]
