@@ -25,9 +25,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import llmint8
 from integrations.adapters import IDS, adapted, int8_gpt2, int8_llama, int8_state, logits, same
-from llmint8 import Int8Linear
+from llmint8 import Int8Config, Int8Linear
 from llmint8.errors import CheckpointError
 from llmint8.integrations.accelerate import empty_int8_model
+from llmint8.nn import Int8Embedding
 from tiny import tiny_llama
 
 MAKERS = {"llama": int8_llama, "gpt2": int8_gpt2}
@@ -83,6 +84,24 @@ def test_blocks_offloaded_to_disk_answer_with_the_same_bits(
     assert all(m.weight.is_meta for m in loaded.modules() if isinstance(m, Int8Linear))
     for _ in range(2):
         assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_int8_head_and_embedding(tied: bool, on_disk: bool, tmp_path: Path) -> None:
+    tiny_llama(tie_word_embeddings=tied).save_pretrained(tmp_path / "float")
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "float", quantization_config=Int8Config(quantize_head=True, quantize_embeddings=True)
+    )
+    model.save_pretrained(tmp_path / "saved")
+    skeleton = empty(tmp_path / "saved")
+    options: dict[str, Any] = {"device_map": {"": "cpu"}}
+    if on_disk:
+        options = {"device_map": half_on_disk(skeleton), "offload_folder": tmp_path / "offload"}
+    loaded = load_checkpoint_and_dispatch(skeleton, tmp_path / "saved", **options)
+    assert isinstance(loaded.lm_head, Int8Linear)
+    assert isinstance(loaded.model.embed_tokens, Int8Embedding)
+    assert torch.equal(logits(loaded), logits(model))
 
 
 def test_floats_are_cast_and_scales_are_not(tmp_path: Path) -> None:
@@ -178,7 +197,7 @@ def test_what_a_checkpoint_cannot_be_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_model_of_another_shape_of_names_is_refused(tmp_path: Path) -> None:
     int8_gpt2().save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"transformer\.h\.0.*no linear layer of that name"):
+    with pytest.raises(CheckpointError, match=r"transformer\.h\.0.*no layer of that name"):
         empty_int8_model(tiny_llama(), tmp_path)
 
 

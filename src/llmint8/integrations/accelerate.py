@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.utils import modeling, offload
@@ -24,14 +25,14 @@ from llmint8.checkpoint import (
     read_headers,
     shard_files,
 )
-from llmint8.config import Int8Config
 from llmint8.convert import empty_like, is_linear, replace_modules
 from llmint8.errors import CheckpointError
 from llmint8.integrations.import_hook import replace_function
-from llmint8.nn import Int8Linear
-from llmint8.numerics import ROW_MAJOR
+from llmint8.nn import Int8Embedding, Int8Linear, is_embedding
+from llmint8.numerics import DEFAULT_THRESHOLD, ROW_MAJOR
 
 _load_checkpoint_in_model: Any = modeling.load_checkpoint_in_model
+_Layer: TypeAlias = Int8Linear | Int8Embedding
 _SIGNATURE = inspect.signature(_load_checkpoint_in_model)
 
 
@@ -40,20 +41,24 @@ def empty_int8_model(model: nn.Module, checkpoint: str | Path) -> nn.Module:
 
     model: made under `accelerate.init_empty_weights()`. Its int8 layers are on the meta device, to be filled
         by `load_checkpoint_and_dispatch`; what the checkpoint holds as floats stays as it is.
-    checkpoint: a folder that llmint8 or transformers wrote.
-    Raises CheckpointError if a file is missing or torn, or an int8 layer has no linear layer of its name.
+    checkpoint: a folder that llmint8, or transformers with bitsandbytes, wrote.
+    Raises CheckpointError if a file is missing or torn, or an int8 weight has no layer of its name.
     """
     summary = inspect_checkpoint(checkpoint)
     settings = summary.quantization or {}
-    threshold = Int8Config.from_dict(settings).threshold
-    modules = dict(model.named_modules())
+    threshold = settings.get("threshold", settings.get("llm_int8_threshold", DEFAULT_THRESHOLD))
+    modules = {name: m for name, m in model.named_modules() if is_linear(m) or is_embedding(m)}
     for name in summary.int8_layers:
-        if not is_linear(modules.get(name, model)):
+        if name not in modules:
             raise CheckpointError(
-                f"{name} is int8 in {checkpoint}, but the model has no linear layer of that name; "
-                "make the model from the config.json of the checkpoint"
+                f"{name} is int8 in {checkpoint}, but the model has no layer of that name; make the "
+                "model from the config.json of the checkpoint, or use from_pretrained, which renames tensors"
             )
-    replace_modules(model, summary.int8_layers, lambda _, source: empty_like(source, threshold))
+    weights = {id(modules[name].weight): name for name in summary.int8_layers}
+    tied = {name: weights[id(m.weight)] for name, m in modules.items() if id(m.weight) in weights}
+    replace_modules(model, tied, lambda _, source: empty_like(source, threshold))
+    for name, source in tied.items():
+        model.get_submodule(name).weight = model.get_submodule(source).weight
     return model
 
 
@@ -66,25 +71,33 @@ def _load_int8_checkpoint_in_model(*args: Any, **kwargs: Any) -> None:
     """
     given = _SIGNATURE.bind(*args, **kwargs).arguments
     model: nn.Module = given["model"]
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, Int8Linear)}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, Int8Linear | Int8Embedding)}
     if not layers:
         _load_checkpoint_in_model(*args, **kwargs)
         return
     files = _safetensors_files(Path(given["checkpoint"]))
     headers = read_headers(files)
     check_tensors(headers)
+    stored_as = _stored_names(layers, headers)
     for name, layer in layers.items():
-        _check_stored(name, layer, headers)
+        _check_stored(stored_as[name], layer, headers)
     _load_checkpoint_in_model(*args, **kwargs)
     left_out = _read_left_out(files, layers)
     for name, layer in layers.items():
-        _set_left_out(layer, left_out[f"{name}.SCB"], left_out.get(f"{name}.weight_format"))
+        stored = stored_as[name]
+        _set_left_out(layer, left_out[f"{stored}.SCB"], left_out.get(f"{stored}.weight_format"))
         reason = layer.invalid_state()
         if reason is not None:
             raise CheckpointError(f"{name}: {reason}; convert the model again")
     folder, devices = given.get("offload_folder"), given.get("device_map") or {}
     if folder is not None and "disk" in devices.values():
         _offload_scales(left_out, str(folder))
+
+
+def _stored_names(layers: Mapping[str, _Layer], headers: Mapping[str, TensorHeader]) -> dict[str, str]:
+    """Where the tensors of each layer are stored: under its name, or that of one it shares a weight with."""
+    stored = {id(m.weight): name for name, m in layers.items() if f"{name}.weight" in headers}
+    return {n: n if f"{n}.weight" in headers else stored.get(id(m.weight), n) for n, m in layers.items()}
 
 
 def _safetensors_files(path: Path) -> list[Path]:
@@ -94,7 +107,7 @@ def _safetensors_files(path: Path) -> list[Path]:
     return shard_files(path.parent) if path.suffix == ".json" else [path]
 
 
-def _check_stored(name: str, layer: Int8Linear, headers: dict[str, TensorHeader]) -> None:
+def _check_stored(name: str, layer: _Layer, headers: dict[str, TensorHeader]) -> None:
     key = f"{name}.weight"
     found = headers.get(key)
     if found is None or not is_int8_weight(key, found) or found.shape != tuple(layer.weight.shape):
@@ -105,7 +118,7 @@ def _check_stored(name: str, layer: Int8Linear, headers: dict[str, TensorHeader]
         )
 
 
-def _read_left_out(files: list[Path], layers: dict[str, Int8Linear]) -> dict[str, Tensor]:
+def _read_left_out(files: list[Path], layers: Mapping[str, _Layer]) -> dict[str, Tensor]:
     """What accelerate skips: scales, and buffers of layers that go to disk."""
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -117,7 +130,7 @@ def _read_left_out(files: list[Path], layers: dict[str, Int8Linear]) -> dict[str
     return tensors
 
 
-def _set_left_out(layer: Int8Linear, scales: Tensor, weight_format: Tensor | None) -> None:
+def _set_left_out(layer: _Layer, scales: Tensor, weight_format: Tensor | None) -> None:
     # They are small: those of a layer whose codes are offloaded stay in memory.
     device = torch.device("cpu") if layer.weight.is_meta else layer.weight.device
     if isinstance(layer.SCB, nn.Parameter):
