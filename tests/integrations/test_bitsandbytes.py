@@ -95,6 +95,13 @@ def test_a_pickled_checkpoint_loads_by_what_it_holds(source: Path, tmp_path: Pat
         CausalLM.from_pretrained(tmp_path)
 
 
+def test_it_loads_from_disk_offload(tmp_path: Path) -> None:
+    names = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    device_map = dict.fromkeys(names, "cpu") | {"model.layers": "disk"}
+    model = load(CHECKPOINT, device_map=device_map, offload_folder=tmp_path)
+    assert same_bits(model(TOKENS).logits, load(CHECKPOINT)(TOKENS).logits)
+
+
 def test_a_missing_scale_is_named(tmp_path: Path) -> None:
     shutil.copytree(CHECKPOINT, tmp_path / "x")
     for file in (tmp_path / "x").glob("*.safetensors"):
