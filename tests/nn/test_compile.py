@@ -11,6 +11,8 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from agreement.cases import same_bits
@@ -199,3 +201,29 @@ def test_shapes_are_known_without_data() -> None:
     with torch.inference_mode():
         output = Int8Linear(K, N, device="meta")(torch.empty(5, 3, K, device="meta"))
     assert (output.shape, output.device.type) == ((5, 3, N), "meta")
+
+
+class Watch(TorchDispatchMode):
+    """Notes each operator that torch dispatches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_whoever_watches_operators_sees_the_layer(mode: Callable[[], Any]) -> None:
+    """Without a watcher a kernel may be called past the dispatcher; counters and tracers must not miss it."""
+    module, x = layer(), inputs(4)
+    with mode():
+        want = module(x)
+        with Watch() as watch:
+            assert same_bits(module(x), want)
+        assert watch.names.count("llmint8.linear.default") == 1
+        graph = make_fx(module)(x)
+        assert same_bits(graph(x), want)
+        assert any(node.target is torch.ops.llmint8.linear.default for node in graph.graph.nodes)
