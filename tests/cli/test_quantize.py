@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -49,6 +50,22 @@ def test_options_reach_the_checkpoint(run, float_model, tmp_path):
     assert report["config"]["skip_modules"] == ["down_proj", "layers.0"]
     assert report["out"] == str(tmp_path / "out")
     assert report["bytes_after"] < report["bytes_before"]
+
+
+def test_format_and_shard_size_reach_the_checkpoint(run, float_model, tmp_path):
+    options = ("--format", "compressed-tensors", "--max-shard-size", "20KB")
+    report = run("quantize", float_model, tmp_path / "out", *options, "--json", code=0).json
+    assert report["format"] == "compressed-tensors"
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {f.name for f in (tmp_path / "out").glob("*.safetensors")}
+    assert "model.layers.0.mlp.up_proj.weight_scale" in index["weight_map"]
+
+
+@pytest.mark.parametrize("option", [("--max-shard-size", "5 apples"), ("--format", "gguf")])
+def test_a_bad_option_writes_nothing(run, float_model, tmp_path, option):
+    outcome = run("quantize", float_model, tmp_path / "out", *option)
+    assert option[1] in outcome.stderr
+    assert names(tmp_path) == set()
 
 
 def test_the_report_is_a_table_with_reasons(run, float_model, tmp_path):
