@@ -17,7 +17,7 @@ from integrations.adapters import IDS, TARGETS, adapted, int8_gpt2, int8_llama, 
 from llmint8 import Int8Config, Int8Linear
 from llmint8.errors import ConfigError
 from llmint8.integrations.peft_lora import Int8LoraLinear
-from tiny import save_tiny_checkpoint, tiny_gpt2, tiny_llama
+from tiny import save_tiny_checkpoint, tiny_gpt2, tiny_llama, tiny_mixture
 
 KINDS = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -183,5 +183,18 @@ def test_an_initialisation_that_rewrites_the_weight_is_refused(method: str) -> N
 
 
 def test_target_parameters_are_refused() -> None:
-    with pytest.raises(ConfigError, match="target_parameters cannot name an int8 weight"):
-        get_peft_model(int8_llama(), LoraConfig(r=2, target_modules=[], target_parameters=["q_proj.weight"]))
+    linear = LoraConfig(r=2, target_modules=[], target_parameters=["q_proj.weight"])
+    with pytest.raises(ConfigError, match=r"cannot name an int8 weight \(weight of Int8Linear\)"):
+        get_peft_model(int8_llama(), linear)
+    mixture = tiny_mixture()
+    llmint8.quantize_model(mixture)
+    experts = LoraConfig(r=2, target_modules=[], target_parameters=["experts.down_proj"])
+    with pytest.raises(ConfigError, match="down_proj of Int8Experts"):
+        get_peft_model(mixture, experts)
+
+
+def test_the_attention_of_a_mixture_is_adapted() -> None:
+    mixture = tiny_mixture()
+    llmint8.quantize_model(mixture)
+    model = adapted(mixture, target_modules=["q_proj", "v_proj"])
+    assert all(bool(g.isfinite().all()) and bool(g.any()) for g in gradients(model).values())

@@ -15,10 +15,10 @@ from peft.tuners.mixed.model import MixedModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
-from llmint8.errors import QuantizationError
+from llmint8.errors import ConfigError, QuantizationError
 from llmint8.integrations.import_hook import replace_function
 from llmint8.integrations.peft_lora import Int8LoraLinear
-from llmint8.nn import Int8Linear
+from llmint8.nn import INT8_MODULES, Int8Linear
 
 #: Adapters whose forward pass computes with the weight itself, and would take codes for it.
 _NEED_FLOAT_WEIGHTS = ("HRA", "SHIRA", "DELORA", "OSF")
@@ -32,6 +32,10 @@ _prepare: Any = prepare_model_for_kbit_training
 
 def _create_int8_module(lora_config: Any, adapter_name: str, target: nn.Module, **kwargs: Any) -> nn.Module:
     """peft's factory of LoRA layers, with ours in the configuration's list of custom ones."""
+    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    if kwargs.get("parameter_name") is not None and isinstance(base, INT8_MODULES):
+        what = f"{kwargs['parameter_name']} of {type(base).__name__}"
+        raise ConfigError(f"target_parameters cannot name an int8 weight ({what}): use target_modules")
     # Here and not when a configuration is made, so that those read from a saved adapter know it too.
     lora_config._register_custom_module({Int8Linear: Int8LoraLinear})
     module: nn.Module = _create_new_module(lora_config, adapter_name, target, **kwargs)

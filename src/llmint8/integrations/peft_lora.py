@@ -29,12 +29,11 @@ _INITIALISATIONS = (True, False, "gaussian", "eva")
 class Int8LoraLinear(Linear):  # type: ignore[misc]
     """The LoRA layer around an `Int8Linear`, `[..., K]` to `[..., N]`.
 
-    Raises ConfigError for an initialisation that rewrites the base weight, and for `target_parameters`.
+    Raises ConfigError for an initialisation that rewrites the base weight.
     """
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> None:
-        if kwargs.pop("parameter_name", None) is not None:
-            raise ConfigError("target_parameters cannot name an int8 weight: use target_modules")
+        kwargs.pop("parameter_name", None)
         #: The tensors of the base layer before adapters were merged into it: codes, SCB, bias.
         self._original: tuple[Tensor, Tensor, Tensor | None] | None = None
         self._name = kwargs.get("target_name", "")
