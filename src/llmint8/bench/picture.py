@@ -59,7 +59,7 @@ def draw(benchmark: Benchmark) -> bytes:
     about = benchmark.environment
     figure.suptitle(
         "Speed of one linear layer: G operations/s, higher is better\n"
-        f"{about.get('cpu', '')}, {about.get('threads', '?')} threads, kernels {about.get('kernels', '?')}",
+        f"{about['cpu']}, threads: {about['threads']}, kernels: {about['kernels']}",
         fontsize=12,
     )
     buffer = io.BytesIO()

@@ -54,7 +54,7 @@ def _list_of(parse: Callable[[str], Any], meaning: str) -> Callable[[str], Any]:
         try:
             return tuple(dict.fromkeys(parse(part) for part in text.split(",")))
         except ValueError as error:
-            raise typer.BadParameter(f"{text!r} is not {meaning}, separated by commas") from error
+            raise typer.BadParameter(f"got {text!r}; give {meaning}, separated by commas") from error
 
     return parse_all
 
@@ -144,8 +144,9 @@ def _show(found: Benchmark) -> None:
     if not console.is_terminal:
         console.width = _WIDTH
     about = found.environment
+    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
     console.print(
-        f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}, kernels {about['kernels']}\n"
+        f"{about['cpu']}, {threads}, torch {about['torch']}, kernels {about['kernels']}\n"
         f"limits: memory {found.limits.bytes_per_second / 1e9:.1f} GB/s, "
         f"int8 {found.limits.operations_per_second / 1e9:.0f} G operations/s\n",
         highlight=False,
