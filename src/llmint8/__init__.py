@@ -19,7 +19,7 @@ from llmint8.errors import (
 )
 from llmint8.integrations import hooks
 from llmint8.integrations.merging import MergeReport, merge_report
-from llmint8.nn import Int8Linear
+from llmint8.nn import Int8Embedding, Int8Experts, Int8Linear
 from llmint8.streaming import convert_checkpoint
 
 __version__ = version("llmint8")
@@ -31,6 +31,8 @@ __all__ = [
     "ConversionReport",
     "InputError",
     "Int8Config",
+    "Int8Embedding",
+    "Int8Experts",
     "Int8Linear",
     "LLMInt8Error",
     "MergeReport",
