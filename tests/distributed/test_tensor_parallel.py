@@ -7,7 +7,7 @@ each rank, so its outputs are held to the bound of docs/parallel.md, which is co
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ import tiny
 from agreement.cases import same_bits
 from distributed.ranks import RANKS, needs_gloo, run_ranks
 from llmint8 import Int8Config, Int8Linear, QuantizationError, reference
-from llmint8.integrations.tensor_parallel import prepare_layers
+from llmint8.nn import Int8Embedding, Int8Experts
 
 pytestmark = needs_gloo
 CausalLM = transformers.AutoModelForCausalLM
@@ -35,6 +35,15 @@ OTHER_PLAN = {
     "model.layers.*.self_attn.q_proj": "rowwise_split_input",
     "model.layers.*.self_attn.k_proj": "packed_colwise",
 }
+#: Models with int8 weights that no plan cuts, the second with a head that is tied to them.
+WHOLE = {
+    "experts": (tiny.tiny_mixture, Int8Config()),
+    "embeddings": (
+        lambda: tiny.tiny_llama(tie_word_embeddings=True),
+        Int8Config(quantize_head=True, quantize_embeddings=True),
+    ),
+}
+OTHER_KINDS = (Int8Experts, Int8Embedding)
 BROKEN = "model.layers.1.mlp.down_proj"
 
 
@@ -90,27 +99,13 @@ def load_and_save(rank: int, folder: Path) -> dict[str, Any]:
     with pytest.raises(QuantizationError) as error:
         CausalLM.from_pretrained(folder / "broken", tp_plan="auto", quantization_config=Int8Config())
     results["broken"] = str(error.value)
-    mixture = Mixture()
-    plan = {f"layers.*.{name}": "colwise" for name in ("experts.up", "experts", "gate", "table", "head")}
-    prepare_layers(mixture, plan)
-    cut = [name for name, layer in int8_layers(mixture).items() if isinstance(layer.SCB, nn.Parameter)]
-    results["mixture"] = (list(plan), cut)
+    for name, (_, config) in WHOLE.items():
+        model = CausalLM.from_pretrained(folder / f"{name}-float", tp_plan="auto", quantization_config=config)
+        model.save_pretrained(folder / f"{name}-saved")
+        results[name] = {
+            type(m).__name__: m.state_dict() for m in model.modules() if isinstance(m, OTHER_KINDS)
+        }
     return results
-
-
-class Mixture(nn.Module):
-    """Int8 weights that are no linear layer's, a head that is tied to one of them, and a layer to be cut."""
-
-    all_tied_weights_keys: ClassVar = {"layers.0.head.weight": "layers.0.table.weight"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.Module()
-        layer.experts, layer.table = nn.Module(), nn.Module()
-        layer.experts.up = nn.Parameter(torch.zeros(2, 4, 4, dtype=torch.int8), requires_grad=False)
-        layer.table.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
-        layer.head, layer.gate = Int8Linear(4, 4), Int8Linear(4, 4)
-        self.layers = nn.ModuleList([layer])
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +121,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         model.get_submodule(BROKEN).weight[3, -1] = torch.nan  # which the last rank reads
     model.save_pretrained(folder / "broken")
+    for name, (build, config) in WHOLE.items():
+        build().save_pretrained(folder / f"{name}-float")
+        int8 = CausalLM.from_pretrained(folder / f"{name}-float", quantization_config=config)
+        int8.save_pretrained(folder / f"{name}-int8")
     return folder
 
 
@@ -241,9 +240,17 @@ def test_a_broken_weight_is_named_on_every_rank(ranks: list[Any]) -> None:
         assert rank["broken"].startswith(f"{BROKEN}.weight holds a NaN or an infinity")
 
 
-def test_int8_weights_of_other_modules_stay_whole_on_every_rank(ranks: list[Any]) -> None:
+@pytest.mark.parametrize("name", WHOLE)
+def test_int8_weights_of_other_modules_stay_whole(folder: Path, ranks: list[Any], name: str) -> None:
+    want, got = (load_file(folder / f"{name}-{by}" / "model.safetensors") for by in ("int8", "saved"))
+    assert want.keys() == got.keys()
+    assert not [key for key, tensor in want.items() if not torch.equal(tensor, got[key])]
+    from torch.distributed.tensor import DTensor  # torch without gloo has none
+
     for rank in ranks:
-        assert rank["mixture"] == (["layers.*.gate"], ["layers.0.gate"])
+        states = rank[name]
+        assert len(states) == 1
+        assert not [key for state in states.values() for key, t in state.items() if isinstance(t, DTensor)]
 
 
 def test_logits_and_gradients_agree_with_one_process(folder: Path, ranks: list[Any]) -> None:
