@@ -121,7 +121,7 @@ REASONS = {
     "convolution": (convolution, "Conv1d is not a linear layer"),
     "bilinear": (
         lambda: nn.Bilinear(3, 3, 3),
-        "Bilinear holds weights of three dimensions, outside of transformers' experts interface",
+        "Bilinear holds weights of three dimensions outside of transformers' experts interface",
     ),
     "too wide": (
         lambda: nn.Linear(131_073, 1, device="meta"),
