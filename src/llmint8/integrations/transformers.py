@@ -85,7 +85,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
             check_skip_modules(model, skip)
         names = plan_conversion(model, skip, self.settings).convert
         if self.pre_quantized:
-            check_loaded_files(checkpoint_files or (), model.config.name_or_path)
+            check_loaded_files(checkpoint_files or (), str(getattr(model.config, "name_or_path", "")))
             files = {str(f): str(f).endswith(".safetensors") for f in checkpoint_files or ()}
             stored = read_headers(file for file, safe in files.items() if safe)
             stored |= read_pickled_headers(file for file, safe in files.items() if not safe)
