@@ -61,8 +61,7 @@ class Linear8bitLt(Int8Linear):
     def forward(self, input: Tensor) -> Tensor:
         """`[..., K]` to `[..., N]`; a row's result never depends on the other rows."""
         weight = self._parameters["weight"]
-        output: Tensor = ops.linear(input, weight, self.SCB, self.bias, self._threshold_code)
-        return output
+        return ops.call_linear(input, weight, self.SCB, self.bias, self._threshold_code)
 
     def __getattr__(self, name: str) -> Any:
         value: Any = super().__getattr__(name)

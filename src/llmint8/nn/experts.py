@@ -117,7 +117,7 @@ class Int8Experts(nn.Module):
         return new
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """What the float class computes, with `ops.linear` for every linear layer of every expert.
+        """What the float class computes, with an int8 product for every linear layer of every expert.
 
         hidden_states: float `[T, H]`. top_k_weights: float `[T, top_k]`. top_k_index: int64 `[T, top_k]`, the
             experts of each token; numbers from `num_experts` on mean none.
@@ -145,8 +145,7 @@ class Int8Experts(nn.Module):
     def _linear(self, weight: str, expert: int, x: Tensor) -> Tensor:
         bias = getattr(self, f"{weight}_bias")[expert] if self.has_bias else None
         codes, absmax = getattr(self, weight)[expert], getattr(self, f"{weight}_SCB")[expert]
-        y: Tensor = ops.linear(x, codes, absmax, bias, self._threshold_code)
-        return y
+        return ops.call_linear(x, codes, absmax, bias, self._threshold_code)
 
     def dequantize(self, weight: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """One of `weights` as floats, `[E, N, K]`."""
