@@ -5,7 +5,6 @@ All hold the same codes. They differ in how scales are stored and in who reads t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,10 +84,6 @@ class CompressedTensors(Llmint8):
 
     suffixes = (".weight", ".weight_scale")
 
-    def float_by_rule(self, model: nn.Module) -> tuple[str, ...]:
-        """Experts, which transformers does not read in this format."""
-        return _experts(model)
-
     def outputs(self, layer: str, rows: int, features: int) -> tuple[Output, ...]:
         """The tensors of a layer `[N, K]`; codes first."""
         return (
@@ -104,9 +99,11 @@ class CompressedTensors(Llmint8):
         """Symmetric int8 weights with a scale per row, and activations with one per token."""
         _refuse_embeddings(config, "compressed-tensors")
         for name in int8:
-            if is_conv1d(model.get_submodule(name)):
+            module = model.get_submodule(name)
+            if is_conv1d(module) or is_experts(module):
+                kind = "a Conv1D" if is_conv1d(module) else "a layer of experts"
                 raise ConfigError(
-                    f"{name} is a Conv1D, which the format compressed-tensors does not know; "
+                    f"{name} is {kind}, which the format compressed-tensors does not know; "
                     "write the format llmint8 or bitsandbytes"
                 )
         symmetric = {"num_bits": 8, "type": "int", "symmetric": True}
@@ -118,7 +115,7 @@ class CompressedTensors(Llmint8):
             "format": "int-quantized",
             "quantization_status": "compressed",
             "config_groups": {"group_0": scheme},
-            "ignore": [*_float_layers(model, int8), *(f"re:^{re.escape(n)}[.]" for n in _experts(model))],
+            "ignore": _float_layers(model, int8),
         }
 
 
