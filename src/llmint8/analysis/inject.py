@@ -127,8 +127,8 @@ def _scale_norm(norm: Norm, columns: Tensor, factor: int, undo: list[tuple[nn.Pa
             if torch.equal(norm.module(*args, **kwargs), wanted):
                 return
     raise InputError(
-        f"{norm.name} ({type(norm.module).__name__}) does not scale exactly with its weight {list(weight.shape)} "
-        f"in {weight.dtype}; load the model in float32, or give other columns"
+        f"{norm.name} ({type(norm.module).__name__}) does not scale exactly with its weight in {weight.dtype}; "
+        "load the model in float32, or give other columns"
     )
 
 

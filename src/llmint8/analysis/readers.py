@@ -76,7 +76,7 @@ class _Trace(TorchFunctionMode):
     def watch(self, name: str, module: nn.Module) -> list[Any]:
         """Hooks on a module that may be a norm or a linear layer; none on any other."""
         if linear_weight(module) is not None:
-            return self._watch_linear(name)
+            return self._watch_linear(name, module)
         weight = module._parameters.get("weight")
         if weight is None or weight.dim() != 1 or next(module.children(), None) is not None:
             return []
@@ -93,7 +93,7 @@ class _Trace(TorchFunctionMode):
 
         return [module.register_forward_hook(called, with_kwargs=True)]
 
-    def _watch_linear(self, name: str) -> list[Any]:
+    def _watch_linear(self, name: str, module: nn.Module) -> list[Any]:
         def enters(_: nn.Module, args: tuple[Any, ...]) -> None:
             norm = self._by_storage.get(_storage(args[0])) if args else None
             if norm is not None:
