@@ -127,7 +127,7 @@ def _scale_norm(norm: Norm, columns: Tensor, factor: int, undo: list[tuple[nn.Pa
             if torch.equal(norm.module(*args, **kwargs), wanted):
                 return
     raise InputError(
-        f"{norm.name} ({type(norm.module).__name__}) does not scale exactly with its weight in {weight.dtype}; "
+        f"{norm.name} ({type(norm.module).__name__}) does not scale exactly with its {weight.dtype} weight; "
         "load the model in float32, or give other columns"
     )
 

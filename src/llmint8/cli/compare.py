@@ -1,0 +1,183 @@
+"""`llmint8 compare`: the quantisation schemes of the paper, of others and of this library on one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmint8.cli.compare_report import describe_injection, show
+from llmint8.cli.evaluate import logits_of
+from llmint8.cli.files import check_file, write_file
+from llmint8.cli.models import find_float_model, load_float, load_tokenizer
+from llmint8.cli.options import Dtype, JsonOption, ModelArgument, examples
+from llmint8.cli.output import note, progress, working
+from llmint8.cli.text import SAMPLE_NAME, context_length, first_tokens, read_text, sample_text
+
+NAME = "compare"
+EPILOG = examples(
+    "llmint8 compare smollm2",
+    "llmint8 compare smollm2 --inject 6x64 --plot schemes.png",
+    "llmint8 compare ./my-model --text book.txt --tokens 1000 --schemes llm-int8,llmint8-auto",
+    "llmint8 compare ./my-model --tokens 200 --json",
+)
+#: Tokens that tell SmoothQuant how large activations are, and that find the readers of norms.
+_CALIBRATION_TOKENS = 512
+_TRACE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Injected:
+    """How many columns, and by which factor."""
+
+    columns: int
+    factor: int
+
+
+def _parse_injection(text: str) -> Any:
+    columns, _, factor = text.replace("×", "x").partition("x")
+    if not (columns.isdecimal() and factor.isdecimal()):
+        raise typer.BadParameter(f"got {text!r}; give columns by factor, such as 6x64")
+    return Injected(int(columns), int(factor))
+
+
+def _parse_schemes(text: str) -> Any:
+    from llmint8.analysis.schemes import check_names
+    from llmint8.errors import ConfigError
+
+    try:
+        return check_names(part.strip() for part in text.split(","))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def command(
+    model: ModelArgument,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="UTF-8 text to predict.", show_default=f"the {SAMPLE_NAME}"),
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="How much of the text, in tokens.")] = 1024,
+    context: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens of a window.", show_default="512, or the model's limit"),
+    ] = None,
+    schemes: Annotated[
+        Any,
+        typer.Option(
+            parser=_parse_schemes, metavar="A,B", help="Schemes to compare.", show_default="all of them"
+        ),
+    ] = None,
+    inject: Annotated[
+        Any,
+        typer.Option(
+            parser=_parse_injection,
+            metavar="COLUMNSxFACTOR",
+            help="First give the model that many outlier columns, by a power of two, without changing what "
+            "it computes.",
+            show_default="none",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="UTF-8 text that calibrates SmoothQuant.",
+            show_default="the end of the sample",
+        ),
+    ] = None,
+    json: JsonOption = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw the comparison.", show_default=False)
+    ] = None,
+) -> None:
+    """Compare ways to quantise a float MODEL: the paper's Table 1, other methods, and llmint8's own.
+
+    Each scheme is emulated on the same layers of the same float32 model, those that llmint8 would convert,
+    and compared with the model itself: perplexity, the mean KL divergence of the next-token distributions in
+    nats, and the share of positions at which both prefer the same token. Windows share no token; a window is
+    a batch.
+    """
+    import torch
+
+    from llmint8.analysis.inject import inject_outliers
+    from llmint8.analysis.schemes import (
+        NAMES,
+        SmoothQuant,
+        column_maxima,
+        compare_schemes,
+        schemes_named,
+    )
+    from llmint8.cli.compare_picture import draw, require_matplotlib
+    from llmint8.convert import plan_conversion
+
+    if plot is not None:
+        check_file(plot, "--plot", ".png")
+        require_matplotlib()
+    found = find_float_model(model, "compare")
+    name, content = read_text(text)
+    with working(f"Loading {model}"):
+        tokenizer = load_tokenizer(found.path)
+        float_model = load_float(found, Dtype.float32)
+    length = context_length(float_model, context)
+    ids = first_tokens(tokenizer, content, tokens)
+    if len(ids) < tokens:
+        note(f"the text holds {len(ids)} tokens, fewer than the {tokens} asked for; all of it is used")
+    injection = None
+    if inject is not None:
+        inputs = {"input_ids": ids[None, :_TRACE_TOKENS], "use_cache": False}
+        injection = inject_outliers(float_model, inputs, inject.columns, inject.factor)
+    layers = _linear_layers(float_model, plan_conversion(float_model, None).convert)
+    wanted, maxima, logits = schemes or NAMES, None, logits_of(float_model)
+    calibrated_on = None
+    if SmoothQuant.name in wanted:
+        calibrated_on, calibrating = _calibration(calibration, tokenizer)
+        with working("Calibrating SmoothQuant"):
+            maxima = column_maxima(float_model, layers, logits, calibrating, length)
+    with progress("Comparing") as step:
+        results = compare_schemes(
+            float_model, layers, schemes_named(wanted, maxima), logits, ids, length, step
+        )
+    about = {
+        "model": model,
+        "text": name,
+        "tokens": len(ids),
+        "context": length,
+        "scored": results[0].score.scored,
+        "layers": len(layers),
+        "calibration": calibrated_on,
+        "inject": None if injection is None else describe_injection(injection),
+        "torch": torch.__version__,
+    }
+    if plot is not None:
+        write_file(plot, draw(about, results))
+    show(about, results, json)
+
+
+def _linear_layers(model: Any, names: tuple[str, ...]) -> list[str]:
+    """Those of the layers to convert that are linear, with a remark on the others."""
+    from llmint8.convert import is_linear
+    from llmint8.errors import InputError
+
+    linear = [name for name in names if is_linear(model.get_submodule(name))]
+    if not linear:
+        raise InputError("the model has no linear layer that llmint8 would convert: nothing to compare")
+    if len(linear) < len(names):
+        first = next(name for name in names if name not in linear)
+        note(
+            f"{first} and others, {len(names) - len(linear)} in all, are fused experts: they stay float in "
+            "every scheme, though llmint8 converts them"
+        )
+    return linear
+
+
+def _calibration(file: Path | None, tokenizer: Any) -> tuple[str, Any]:
+    """The name of a calibration text and its tokens: the first of the file, or the last of the sample, which
+    only an evaluation on almost all of it meets too."""
+    if file is not None:
+        name, content = read_text(file)
+        return name, first_tokens(tokenizer, content, _CALIBRATION_TOKENS)
+    sample = first_tokens(tokenizer, sample_text(), len(sample_text()))
+    return f"{SAMPLE_NAME}, the last tokens", sample[-_CALIBRATION_TOKENS:]
