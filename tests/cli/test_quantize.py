@@ -52,6 +52,15 @@ def test_options_reach_the_checkpoint(run, float_model, tmp_path):
     assert report["bytes_after"] < report["bytes_before"]
 
 
+def test_head_and_embeddings_reach_the_checkpoint(run, float_model, tmp_path):
+    options = ("--head", "--embeddings", "--json")
+    config = run("quantize", float_model, tmp_path / "out", *options, code=0).json["config"]
+    assert (config["quantize_head"], config["quantize_embeddings"]) == (True, True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert isinstance(model.lm_head, Int8Linear)
+    assert isinstance(model.model.embed_tokens, llmint8.Int8Embedding)
+
+
 def test_format_and_shard_size_reach_the_checkpoint(run, float_model, tmp_path):
     options = ("--format", "compressed-tensors", "--max-shard-size", "20KB")
     report = run("quantize", float_model, tmp_path / "out", *options, "--json", code=0).json
@@ -140,7 +149,7 @@ def test_a_non_finite_weight_leaves_nothing(run, float_model, retensored):
     [
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (CheckpointError("a bad tensor\nsomewhere"), 1, "a bad tensor somewhere"),
-        (KeyboardInterrupt(), 130, "interrupted; nothing was left half written"),
+        (KeyboardInterrupt(), 130, "interrupted; no result was left half written"),
     ],
 )
 def test_a_failure_while_writing_leaves_what_was_there(

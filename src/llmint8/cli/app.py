@@ -32,7 +32,7 @@ class _ErrorBorder(TyperGroup):
             except LLMInt8Error as error:
                 say_error(str(error))
             except KeyboardInterrupt:
-                say_error("interrupted; nothing was left half written")
+                say_error("interrupted; no result was left half written")
                 raise typer.Exit(130) from None
             except OSError as error:
                 if error.errno == errno.EPIPE:

@@ -18,6 +18,7 @@ EPILOG = examples(
     "llmint8 quantize ./my-model ./my-model-int8",
     "llmint8 quantize ./my-model ./my-model-int8 --threshold auto --dtype bfloat16",
     "llmint8 quantize ./my-model ./my-model-int8 --skip down_proj --skip model.layers.0 --json",
+    "llmint8 quantize ./my-model ./my-model-int8 --head --embeddings",
     "llmint8 quantize ./my-model ./my-model-w8a8 --format compressed-tensors --max-shard-size 2GB",
 )
 
@@ -42,6 +43,13 @@ def command(
             show_default="the output head",
         ),
     ] = None,
+    head: Annotated[
+        bool,
+        typer.Option("--head", help="Convert the output head too; tied, it needs --embeddings."),
+    ] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Convert embeddings too; tied, they need --head.")
+    ] = False,
     dtype: DtypeOption = Dtype.auto,
     format: Annotated[
         Format, typer.Option(help="Who reads OUT: this library, bitsandbytes, or vLLM.", case_sensitive=False)
@@ -64,9 +72,12 @@ def command(
 
     quiet_transformers()
     found = find_float_model(model, "quantize")
-    config = Int8Config(skip_modules=tuple(skip) if skip else None)
-    if threshold is not None:
-        config = Int8Config(threshold, config.skip_modules)
+    config = Int8Config(
+        Int8Config.threshold if threshold is None else threshold,
+        tuple(skip) if skip else None,
+        head,
+        embeddings,
+    )
     with progress("Converting") as step:
         report = convert_checkpoint(
             found.path,
