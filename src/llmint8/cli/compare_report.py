@@ -96,16 +96,17 @@ def _percent(share: float) -> str:
 def _remarks(about: dict[str, Any], results: list[Comparison]) -> list[str]:
     """What the numbers mean, what was injected, and where most columns are outliers."""
     lines = [
-        f"{about['tokens']:,} tokens in windows of {about['context']}, {about['scored']:,} scored. KL: to the "
-        f"float32 model, nats. Weights: those of the {about['layers']} layers. 16-bit values: activations that "
-        "are not reduced to 8 bits; in columns: columns of a window that hold one."
+        f"{about['tokens']:,} tokens in windows of {about['context']}, {about['scored']:,} scored. KL: to "
+        "the float32 model, nats. "
+        f"Weights: those of the {about['layers']} layers. 16-bit values: activations that are not reduced to "
+        "8 bits; in columns: columns of a window that hold one."
     ]
     if about["inject"]:
         injected = about["inject"]
         columns = ", ".join(map(str, injected["columns"]))
         lines.append(
-            f"Injected: columns {columns} of {injected['norms']} norms, times {injected['factor']}, and divided "
-            "out of the layers that read them."
+            f"Injected: columns {columns} of {injected['norms']} norms, times {injected['factor']}, and "
+            "divided out of the layers that read them."
         )
     for result in results:
         crowded = list(result.crowded().items())
