@@ -1,4 +1,4 @@
-"""Schemes side by side: the scores of `evaluate`, shares, bytes, and layers where most columns are outliers."""
+"""Schemes side by side: the scores of `evaluate`, shares, bytes, and layers full of outliers."""
 
 from __future__ import annotations
 
