@@ -74,7 +74,7 @@ def test_the_table_shows_what_json_holds(run, float_model):
         assert f"{row['perplexity']:,.3f}" in line
         assert f"{row['kl']:.5f}" in line
         assert f"{row['top1_agreement']:.2%}" in line
-    assert re.search(r"Injected: columns 0, 1, .*, 31 of 5 norms, times 64", " ".join(shown.split()))
+    assert re.search(r"Injected: columns 0, 1, .*, 30 of 5 norms, times 64", " ".join(shown.split()))
     crowded = [row for row in rows if row["crowded_layers"]]
     assert crowded
     for row in crowded:

@@ -48,9 +48,20 @@ def _bars(panel: Any, names: list[str], values: list[float], colours: list[str],
     bars = panel.barh(names, values, color=colours)
     panel.bar_label(bars, [shape.format(value) for value in values], padding=4, fontsize=10)
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(_locator(values))
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    panel.minorticks_off()
     if values:
         panel.set_xlim(min(values) / 1.6, max(values) * 3)
     panel.tick_params(labelsize=10)
     panel.grid(axis="x", color="#e6e6e6")
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _locator(values: list[float]) -> Any:
+    """Ticks that are far enough apart: 1, 2 and 5 of each decade, or decades alone."""
+    from matplotlib.ticker import LogLocator
+
+    wide = bool(values) and max(values) / min(values) > 50
+    return LogLocator(base=10, subs=(1,) if wide else (1, 2, 5))
