@@ -16,7 +16,8 @@ from llmint8.errors import InputError
 def statistics(
     features: int, positions: int, outliers: dict[int, int], normalized: bool = True, rest: float = 1.0
 ) -> InputStatistics:
-    """A dimension with `n` outliers has them, of magnitude 10 + dimension, in the first n positions; all else is `rest`."""
+    """A dimension with `n` outliers has them, of magnitude 10 + dimension, in the first
+    n positions; all else is `rest`."""
     found = InputStatistics(features, torch.device("cpu"))
     x = torch.full((positions, features), rest)
     for dimension, count in outliers.items():

@@ -17,8 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from llmint8.errors import InputError
 
-#: Rows that exist as float32 magnitudes at a time: 8 MiB for 8,192 dimensions.
-_BLOCK = 256
+#: Rows that exist as float32 magnitudes at a time: 16 MiB for 8,192 dimensions.
+_BLOCK = 512
 #: Outputs of norms that are kept for comparison: parallel branches make two before the first is read.
 _RECENT_NORMS = 4
 

@@ -1,0 +1,15 @@
+"""Reports on the outliers of models, for a browser and as a picture."""
+
+from llmint8.analysis.outlier_report.model import ModelOutliers, number, parameters, percent
+from llmint8.analysis.outlier_report.page import html_report
+from llmint8.analysis.outlier_report.picture import draw_outliers, require_matplotlib
+
+__all__ = [
+    "ModelOutliers",
+    "draw_outliers",
+    "html_report",
+    "number",
+    "parameters",
+    "percent",
+    "require_matplotlib",
+]
