@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import tensor
 
 from llmint8 import reference
@@ -96,6 +99,18 @@ def test_bitsandbytes_multiplies_outliers_with_int8_weights():
     y, kept = run("bitsandbytes", x, w)
     assert torch.equal(y, small @ low.T + half)
     assert kept.tolist() == [[True, False]]
+
+
+def test_bitsandbytes_itself_differs_by_float16_rounding():
+    """write_bitsandbytes_layer.py recorded what bitsandbytes returned, which it rounds to float16 twice."""
+    case = load_file(Path(__file__).parent / "bitsandbytes_layer.safetensors")
+    y, kept = run("bitsandbytes", case["x"], case["weight"])
+    assert 0 < kept.sum() < kept.numel()
+    spacing = 2.0 ** (case["y"].float().abs().max().log2().floor() - 10)
+    assert (y - case["y"].float()).abs().max() <= spacing
+    for other in ("llm-int8", "absmax-vector"):
+        error = run(other, case["x"].float(), case["weight"])[0] - case["y"].float()
+        assert error.abs().max() > 2 * spacing, other
 
 
 def test_smoothquant_moves_half_of_the_range():

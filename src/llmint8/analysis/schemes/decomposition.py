@@ -55,7 +55,7 @@ class BitsAndBytes(Scheme):
 
     name = "bitsandbytes"
     title = "bitsandbytes' rule, 6.0"
-    source = "bitsandbytes 0.49, Linear8bitLt, threshold 6.0"
+    source = "Linear8bitLt of bitsandbytes 0.50 in evaluation mode, threshold 6.0"
     fault = "outliers meet 8-bit weights; a row depends on its batch; one large value keeps a whole column"
 
     def linear(self, x: Tensor, layer: Layer) -> tuple[Tensor, Tensor | None]:
