@@ -112,17 +112,30 @@ def phase(models: Sequence[ModelOutliers], by: str) -> str:
         for px, py, model in points:
             tip = f"{model.label}: {percent(getattr(model, share))} of the {name}"
             parts.append(_dot(f"s{kind}", px, py, 5, tip))
-    for row, index in enumerate(order):
-        px, py = x(values[index]), y(models[index].layers_share)
-        below = 18 + 13 * (row % 2)
-        py = py + below if py < _HEIGHT / 2 else py - below + 8
-        label = escape(models[index].label[:24])
-        parts.append(f'<text text-anchor="middle" x="{px:.1f}" y="{py:.1f}">{label}</text>')
+    parts += _labels([(x(values[i]), y(models[i].layers_share), models[i].label[:24]) for i in order])
     for count, layers, positions in PAPER if size else ():
         for reach, name in ((layers, "layers"), (positions, "positions")):
             tip = f"the paper, {parameters(count)}: {percent(reach)} of the {name}"
             parts.append(_dot("paper", x(count), y(reach), 5, tip))
     return _svg(title, parts)
+
+
+def _labels(points: Sequence[tuple[float, float, str]]) -> list[str]:
+    """Labels above points from left to right; one that would meet an earlier one goes a line higher."""
+    taken: list[tuple[float, float, float]] = []
+    parts = []
+    for x, y, text in points:
+        half = 3.6 * len(text)
+        middle = min(max(x, _LEFT + half), _WIDTH - half)
+        line = max(y - 10, 12.0)
+        while any(
+            abs(line - other) < 13 and middle - half < end and start < middle + half
+            for start, end, other in taken
+        ):
+            line += -13 if y > _TOP + 13 * len(points) else 13
+        taken.append((middle - half, middle + half, line))
+        parts.append(f'<text text-anchor="middle" x="{middle:.1f}" y="{line:.1f}">{escape(text)}</text>')
+    return parts
 
 
 def matrix(model: ModelOutliers) -> str:

@@ -43,6 +43,14 @@ class ModelOutliers:
         stacks = {name.rpartition(".")[0] for name in self.report.blocks}
         return (block or "").rpartition(".")[2] if len(stacks) == 1 else block or ""
 
+    @property
+    def mostly_outliers(self) -> dict[str, str]:
+        """Projections of layers in which most columns are outliers, to their blocks: "3, 7 to 12"."""
+        blocks: dict[str, list[str]] = {}
+        for layer in self.report.mostly_outliers:
+            blocks.setdefault(layer.projection, []).append(self.block_label(layer.block))
+        return {projection: _runs(list(dict.fromkeys(names))) for projection, names in blocks.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -51,6 +59,18 @@ class ModelOutliers:
             "perplexity": self.perplexity,
             **self.report.to_dict(),
         }
+
+
+def _runs(labels: list[str]) -> str:
+    """Labels, with three or more consecutive numbers as a range."""
+    runs: list[list[str]] = []
+    for label in labels:
+        follows = runs and label.isdigit() and runs[-1][-1].isdigit() and int(label) == int(runs[-1][-1]) + 1
+        if follows:
+            runs[-1].append(label)
+        else:
+            runs.append([label])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
 
 
 def percent(share: float) -> str:

@@ -136,18 +136,19 @@ def _phase(figure: Any, models: Sequence[ModelOutliers]) -> None:
         for share, name, style in (("layers_share", "layers", "o-"), ("positions_share", "positions", "s--")):
             reach = [100 * getattr(models[i], share) for i in order]
             panel.plot([values[i] for i in order], reach, style, label=f"share of {name}", markersize=5)
-        for i in order:
+        for rank, i in enumerate(order):
             panel.annotate(
                 models[i].label[:24],
                 (values[i], 100 * models[i].layers_share),
-                xytext=(0, 7),
+                xytext=(0, 7 + 12 * (rank % 3)),  # neighbours on lines of their own
                 textcoords="offset points",
                 ha="center",
-                fontsize=9,
+                fontsize=10,
             )
         panel.set_xscale("log")
         panel.set_xlabel(label)
-        panel.set_ylim(-4, 112)
+        panel.set_ylim(-4, 125)
+        panel.set_yticks(range(0, 101, 20))
         panel.margins(x=0.12)
         panel.grid(color="#e6e6e6")
         panel.spines[["top", "right"]].set_visible(False)
