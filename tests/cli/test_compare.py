@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmint8.analysis.inject import inject_outliers
-from llmint8.analysis.schemes import NAMES, compare_schemes, schemes_named
+from llmint8.analysis.schemes import NAMES, compare_schemes, needs_calibration, schemes_named
 from llmint8.cli.text import sample_text
 from llmint8.convert import plan_conversion
 from tiny import tiny_mixture, tiny_tokenizer
@@ -37,7 +37,7 @@ def test_all_schemes_on_the_shipped_text(run, float_model):
     assert (result["tokens"], result["context"], result["scored"], result["layers"]) == (60, 30, 58, 14)
     assert result["inject"] is None
     assert result["calibration"].startswith("Jargon File")
-    names = [name for name in NAMES if name != "smoothquant"]
+    names = [name for name in NAMES if not needs_calibration([name])]
     rows = {scheme["name"]: scheme for scheme in result["schemes"]}
     for expected in library(float_model, names, 60, 30):
         row = rows[expected.scheme.name]

@@ -23,7 +23,7 @@ EPILOG = examples(
     "llmint8 compare ./my-model --text book.txt --tokens 1000 --schemes llm-int8,llmint8-auto",
     "llmint8 compare ./my-model --tokens 200 --json",
 )
-#: Tokens that tell SmoothQuant how large activations are, and that find the readers of norms.
+#: Tokens that show a scheme how large activations are, and that find the readers of norms.
 _CALIBRATION_TOKENS = 512
 _TRACE_TOKENS = 16
 
@@ -84,7 +84,7 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="UTF-8 text that calibrates SmoothQuant.",
+            help="UTF-8 text that calibrates the schemes which need one.",
             show_default="the end of the sample",
         ),
     ] = None,
@@ -105,9 +105,9 @@ def command(
     from llmint8.analysis.inject import inject_outliers
     from llmint8.analysis.schemes import (
         NAMES,
-        SmoothQuant,
-        column_maxima,
+        calibrate,
         compare_schemes,
+        needs_calibration,
         schemes_named,
     )
     from llmint8.cli.compare_picture import draw, require_matplotlib
@@ -130,16 +130,14 @@ def command(
         inputs = {"input_ids": ids[None, :_TRACE_TOKENS], "use_cache": False}
         injection = inject_outliers(float_model, inputs, inject.columns, inject.factor)
     layers = _linear_layers(float_model, plan_conversion(float_model, None).convert)
-    wanted, maxima, logits = schemes or NAMES, None, logits_of(float_model)
+    wanted, seen, logits = schemes or NAMES, None, logits_of(float_model)
     calibrated_on = None
-    if SmoothQuant.name in wanted:
+    if needs_calibration(wanted):
         calibrated_on, calibrating = _calibration(calibration, tokenizer)
-        with working("Calibrating SmoothQuant"):
-            maxima = column_maxima(float_model, layers, logits, calibrating, length)
+        with working("Reading the calibration text"):
+            seen = calibrate(float_model, layers, logits, calibrating, length)
     with progress("Comparing") as step:
-        results = compare_schemes(
-            float_model, layers, schemes_named(wanted, maxima), logits, ids, length, step
-        )
+        results = compare_schemes(float_model, layers, schemes_named(wanted, seen), logits, ids, length, step)
     about = {
         "model": model,
         "text": name,

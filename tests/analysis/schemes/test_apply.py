@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import llmint8
-from llmint8 import Int8Config
-from llmint8.analysis.schemes import Usage, applied, column_maxima, linear_layers, schemes_named
+from llmint8 import Int8Config, reference
+from llmint8.analysis.schemes import Usage, applied, calibrate, linear_layers, schemes_named
 from llmint8.convert import plan_conversion
 from llmint8.errors import InputError
 from tiny import tiny_gpt2, tiny_llama, tiny_mixture, tiny_opt
@@ -114,22 +114,26 @@ def test_counting_goes_on_where_it_stopped():
     assert {name: u.values for name, u in usage.items()} == {name: 2 * n for name, n in once.items()}
 
 
-def test_column_maxima_are_those_of_the_inputs():
+def test_a_calibration_sees_the_inputs():
     model = tiny_gpt2()
     name = "transformer.h.1.mlp.c_fc"
-    seen = []
-    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    maxima = column_maxima(model, [name], lambda ids: logits(model, ids), IDS[0], 16)
+    rows = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _, args: rows.append(args[0]))
+    seen = calibrate(model, [name], lambda ids: logits(model, ids), IDS[0], 16)
     handle.remove()
-    assert len(seen) == 3
-    assert torch.equal(maxima[name], torch.cat(seen, dim=1)[0].abs().amax(dim=0))
+    assert len(rows) == 3
+    x = torch.cat(rows, dim=1)[0]
+    assert torch.equal(seen[name].largest, x.abs().amax(dim=0))
+    q, _ = reference.quantize_rows(x, -1.0)
+    assert torch.equal(seen[name].outliers, (q.abs() > 127).sum(dim=0))
     assert not model.get_submodule(name)._forward_pre_hooks
 
 
-def test_smoothquant_names_a_layer_that_the_text_did_not_reach():
+@pytest.mark.parametrize("kind", ["smoothquant", "llmint8-auto-int16"])
+def test_a_layer_that_the_calibration_did_not_reach_is_named(kind):
     model = tiny_llama()
     names = planned(model)
-    maxima = column_maxima(model, names[:1], lambda ids: logits(model, ids), IDS[0], 40)
-    (scheme,) = schemes_named(["smoothquant"], maxima)
+    seen = calibrate(model, names[:1], lambda ids: logits(model, ids), IDS[0], 40)
+    (scheme,) = schemes_named([kind], seen)
     with applied(model, names, scheme), pytest.raises(InputError, match=f"did not reach {names[1]}"):
         logits(model)

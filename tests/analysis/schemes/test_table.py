@@ -10,7 +10,14 @@ from safetensors.torch import load_file
 from torch import tensor
 
 from llmint8 import reference
-from llmint8.analysis.schemes import NAMES, Layer, check_names, schemes_named
+from llmint8.analysis.schemes import (
+    NAMES,
+    ColumnStatistics,
+    Layer,
+    check_names,
+    needs_calibration,
+    schemes_named,
+)
 from llmint8.config import threshold_code
 from llmint8.errors import ConfigError
 
@@ -18,9 +25,13 @@ from llmint8.errors import ConfigError
 A, B = 127 / 64, 127 / 256
 
 
-def run(name, x, weight, bias=None, maxima=None):
-    (scheme,) = schemes_named([name], maxima)
+def run(name, x, weight, bias=None, seen=None):
+    (scheme,) = schemes_named([name], seen)
     return scheme.linear(x, Layer("layer", weight, bias))
+
+
+def seen(largest, outliers=(0, 0)):
+    return ColumnStatistics(tensor(largest), tensor(outliers))
 
 
 X = tensor([[127.0, 1.4], [31.75, -0.3]])
@@ -116,11 +127,11 @@ def test_bitsandbytes_itself_differs_by_float16_rounding():
 def test_smoothquant_moves_half_of_the_range():
     x, w = tensor([[64.0, 0.25], [16.0, -1.0]]), tensor([[1.0, 4.0], [0.5, -1.0]])
     factor = tensor([8.0, 0.5])  # sqrt(64 / 1), sqrt(1 / 4)
-    y, kept = run("smoothquant", x, w, maxima={"layer": tensor([64.0, 1.0])})
+    y, kept = run("smoothquant", x, w, seen={"layer": seen([64.0, 1.0])})
     plain, _ = run("absmax-vector", x / factor, w * factor)
     assert torch.equal(y, plain)
     assert kept is None
-    dead = run("smoothquant", x, w * tensor([1.0, 0.0]), maxima={"layer": tensor([64.0, 1.0])})[0]
+    dead = run("smoothquant", x, w * tensor([1.0, 0.0]), seen={"layer": seen([64.0, 1.0])})[0]
     assert dead.isfinite().all()
 
 
@@ -139,10 +150,30 @@ def test_llmint8_is_the_reference(threshold):
         assert not (kept & (x.bfloat16().abs() < 6)).any()
 
 
+def test_a_second_digit_for_the_most_frequent_outlier_columns():
+    torch.manual_seed(2)
+    x, w, bias = torch.randn(7, 110), torch.randn(9, 110), torch.randn(9)
+    x[:, [5, 60, 90]] *= 40
+    counts = torch.zeros(110, dtype=torch.int64)
+    counts[[5, 90, 60]] = tensor([3, 9, 9])  # 2 % of 110 are two columns
+    statistics = {"layer": ColumnStatistics(x.abs().amax(0), counts)}
+    y, kept = run("llmint8-auto-int16", x, w, bias, statistics)
+    codes, absmax = reference.quantize_weight(w)
+    columns = tensor([60, 90], dtype=torch.int32)
+    low = reference.quantize_low_digit(w, codes, absmax, columns)
+    assert torch.equal(y, reference.linear(x, codes, absmax, bias, -1.0, columns, low))
+    assert torch.equal(kept, run("llmint8-auto", x, w, bias)[1])
+    layer = Layer("layer", w, bias)
+    (scheme,) = schemes_named(["llmint8-auto-int16"], statistics)
+    assert scheme.stored_bytes(layer, 3) == 9 * 110 + 9 * 4 + 2 * 9 + 2 * 4
+    never = {"layer": ColumnStatistics(x.abs().amax(0), torch.zeros(110, dtype=torch.int64))}
+    assert torch.equal(run("llmint8-auto-int16", x, w, bias, never)[0], run("llmint8-auto", x, w, bias)[0])
+
+
 def test_nothing_in_gives_the_bias():
     for name in NAMES:
-        maxima = {"layer": torch.zeros(2)}
-        y, _ = run(name, torch.zeros(3, 2), torch.zeros(2, 2), tensor([1.0, -2.0]), maxima)
+        nothing = {"layer": seen([0.0, 0.0])}
+        y, _ = run(name, torch.zeros(3, 2), torch.zeros(2, 2), tensor([1.0, -2.0]), nothing)
         assert torch.equal(y.float(), tensor([[1.0, -2.0]]).expand(3, 2)), name
 
 
@@ -154,13 +185,18 @@ def test_names_and_their_order():
         check_names(["int4"])
     with pytest.raises(ConfigError, match="no scheme is named"):
         check_names([])
-    with pytest.raises(ConfigError, match="smoothquant needs a calibration"):
-        schemes_named(["smoothquant"])
+    for name in ("smoothquant", "llmint8-auto-int16"):
+        with pytest.raises(ConfigError, match=f"{name} needs a calibration"):
+            schemes_named([name])
+    assert needs_calibration(["float", "smoothquant"])
+    assert not needs_calibration(["float"])
 
 
 def test_bytes():
     layer = Layer("layer", torch.zeros(5, 8), None)
-    size = {s.name: s.stored_bytes(layer, 3) for s in schemes_named(NAMES, {})}
+    outliers = [0] * 8
+    counted = {"layer": ColumnStatistics(torch.zeros(8), tensor(outliers))}
+    size = {s.name: s.stored_bytes(layer, 3) for s in schemes_named(NAMES, counted)}
     assert size["float"] == 5 * 8 * 4
     assert size["absmax"] == size["absmax-row"] == 5 * 8 + 4
     assert size["zeropoint"] == 5 * 8 + 8

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor
-
-from llmint8.analysis.schemes.contract import Contract
+from llmint8.analysis.schemes.calibration import ColumnStatistics
+from llmint8.analysis.schemes.contract import Contract, SecondDigit
 from llmint8.analysis.schemes.decomposition import BitsAndBytes, Decomposed
 from llmint8.analysis.schemes.rounding import absmax, zeropoint
 from llmint8.analysis.schemes.scheme import Scheme
@@ -20,7 +19,7 @@ _ROW = "one large value makes its row coarse, and the largest weight the whole w
 _VECTOR = "one large value makes its row coarse"
 _SHARED = "a row depends on its batch; one large value keeps a whole column, and its weights twice"
 
-#: All but SmoothQuant, which has a calibration; in the order of the paper's Table 1, then others, then ours.
+#: All that need no calibration; in the order of the paper's Table 1, then others, then ours.
 FIXED: tuple[Scheme, ...] = (
     Float(),
     Uniform("absmax", "int8 absmax", _TENSOR, absmax, by_token=False, by_output=False),
@@ -44,7 +43,10 @@ NAMES: tuple[str, ...] = (
     *(s.name for s in FIXED if not isinstance(s, Contract)),
     SmoothQuant.name,
     *(s.name for s in FIXED if isinstance(s, Contract)),
+    SecondDigit.name,
 )
+#: Those that a calibration text is needed for.
+CALIBRATED = (SmoothQuant, SecondDigit)
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -58,16 +60,24 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in NAMES if name in wanted)
 
 
-def schemes_named(names: Iterable[str], maxima: Mapping[str, Tensor] | None = None) -> list[Scheme]:
+def needs_calibration(names: Iterable[str]) -> bool:
+    """Whether one of the schemes cannot do without a calibration text."""
+    return any(kind.name in names for kind in CALIBRATED)
+
+
+def schemes_named(
+    names: Iterable[str], calibration: Mapping[str, ColumnStatistics] | None = None
+) -> list[Scheme]:
     """Schemes in the order of a table.
 
-    maxima: what `column_maxima` returns; SmoothQuant needs it.
-    Raises ConfigError for an unknown name, or for SmoothQuant without a calibration.
+    calibration: what `calibrate` returns, for those that need it.
+    Raises ConfigError for an unknown name, or for a scheme without the calibration that it needs.
     """
     known: dict[str, Scheme] = {scheme.name: scheme for scheme in FIXED}
     ordered = check_names(names)
-    if SmoothQuant.name in ordered:
-        if maxima is None:
-            raise ConfigError("smoothquant needs a calibration: give what column_maxima(...) returns")
-        known[SmoothQuant.name] = SmoothQuant(maxima)
+    for kind in CALIBRATED:
+        if kind.name in ordered:
+            if calibration is None:
+                raise ConfigError(f"{kind.name} needs a calibration: give what calibrate(...) returns")
+            known[kind.name] = kind(calibration)
     return [known[name] for name in ordered]
