@@ -38,7 +38,7 @@ def command(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help='Local model folders, float or int8, or "smollm2", the small model of the demo.',
             show_default=False,
         ),
