@@ -11,7 +11,7 @@ from llmint8.analysis.outlier_report.model import ModelOutliers, number, paramet
 from llmint8.analysis.outliers import LAYER_SHARE, POSITION_SHARE
 
 _WIDTH, _HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 22, 28, 44
 #: Dimensions in the matrix of coverage, and those with a label in the plane.
 MATRIX_ROWS, _LABELS = 12, 8
 #: What the text of section 4.2 of the paper says of its two models around the phase shift:
@@ -197,7 +197,7 @@ def _decades(low: float, high: float) -> list[float]:
         found = [s * 10.0**e for e in exponents for s in steps if low <= s * 10.0**e <= high]
         if len(found) <= 7:
             break
-    return found
+    return found if len(found) > 1 else [low, math.sqrt(low * high), high]
 
 
 def _frame(x: _Axis, y: _Axis, below: str, beside: str) -> str:
