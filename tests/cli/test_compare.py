@@ -104,12 +104,16 @@ def test_another_text_and_another_calibration(run, float_model, tmp_path):
     assert result["schemes"][0]["kl"] != run(*options, code=0).json["schemes"][0]["kl"]
 
 
-def test_fused_experts_stay_float_and_are_named(run, tmp_path):
+def test_fused_experts_are_compared_too(run, tmp_path):
     tiny_mixture().save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
-    outcome = run("compare", tmp_path / "model", "--tokens", 30, "--schemes", "absmax", "--json", code=0)
-    assert outcome.json["layers"] == 8
-    assert "note: model.layers.0.mlp.experts and others, 2 in all, are fused experts" in outcome.stderr
+    names = "smoothquant,llmint8-auto,llmint8-auto-int16"
+    result = run("compare", tmp_path / "model", "--tokens", 30, "--schemes", names, "--json", code=0).json
+    assert result["layers"] == 12
+    layers = result["schemes"][1]["layers"]
+    assert {name for name in layers if "experts" in name} == {
+        f"model.layers.{i}.mlp.experts.{key}" for i in range(2) for key in ("gate_up_proj", "down_proj")
+    }
 
 
 def test_errors_are_one_line(run, float_model, int8_model, tmp_path):

@@ -107,6 +107,7 @@ def command(
         NAMES,
         calibrate,
         compare_schemes,
+        linear_layers,
         needs_calibration,
         schemes_named,
     )
@@ -129,7 +130,7 @@ def command(
     if inject is not None:
         inputs = {"input_ids": ids[None, :_TRACE_TOKENS], "use_cache": False}
         injection = inject_outliers(float_model, inputs, inject.columns, inject.factor)
-    layers = _linear_layers(float_model, plan_conversion(float_model, None).convert)
+    layers = plan_conversion(float_model, None).convert
     wanted, seen, logits = schemes or NAMES, None, logits_of(float_model)
     calibrated_on = None
     if needs_calibration(wanted):
@@ -144,7 +145,7 @@ def command(
         "tokens": len(ids),
         "context": length,
         "scored": results[0].score.scored,
-        "layers": len(layers),
+        "layers": len(linear_layers(float_model, layers)),
         "calibration": calibrated_on,
         "inject": None if injection is None else describe_injection(injection),
         "torch": torch.__version__,
@@ -152,23 +153,6 @@ def command(
     if plot is not None:
         write_file(plot, draw(about, results))
     show(about, results, json)
-
-
-def _linear_layers(model: Any, names: tuple[str, ...]) -> list[str]:
-    """Those of the layers to convert that are linear, with a remark on the others."""
-    from llmint8.convert import is_linear
-    from llmint8.errors import InputError
-
-    linear = [name for name in names if is_linear(model.get_submodule(name))]
-    if not linear:
-        raise InputError("the model has no linear layer that llmint8 would convert: nothing to compare")
-    if len(linear) < len(names):
-        first = next(name for name in names if name not in linear)
-        note(
-            f"{first} and others, {len(names) - len(linear)} in all, are fused experts: they stay float in "
-            "every scheme, though llmint8 converts them"
-        )
-    return linear
 
 
 def _calibration(file: Path | None, tokenizer: Any) -> tuple[str, Any]:

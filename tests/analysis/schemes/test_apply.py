@@ -13,9 +13,12 @@ from llmint8.analysis.schemes import Usage, applied, calibrate, linear_layers, s
 from llmint8.convert import plan_conversion
 from llmint8.errors import InputError
 from tiny import tiny_gpt2, tiny_llama, tiny_mixture, tiny_opt
+from zoo import TOKENS, ZOO
 
 IDS = torch.arange(40)[None] * 5 % 256
-BUILDERS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "opt": tiny_opt}
+BUILDERS = {"llama": tiny_llama, "gpt2": tiny_gpt2, "opt": tiny_opt, "mixtral": tiny_mixture}
+#: Experts with a bias and a gate of their own, and experts that are stored the other way round.
+MIXTURES = ("qwen3_moe", "gpt_oss")
 
 
 def planned(model):
@@ -40,6 +43,18 @@ def test_the_kernels_return_the_bits_of_their_scheme(kind, threshold, dtype):
         emulated = logits(model)
     assert torch.equal(emulated, logits(int8))
     assert not torch.equal(emulated, logits(model))
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_so_do_the_kernels_of_experts(kind):
+    model = ZOO[kind].build()
+    int8 = copy.deepcopy(model)
+    llmint8.quantize_model(int8, Int8Config("auto"))
+    (scheme,) = schemes_named(["llmint8-auto"])
+    with applied(model, planned(model), scheme) as usage:
+        emulated = logits(model, TOKENS)
+    assert torch.equal(emulated, logits(int8, TOKENS))
+    assert {name.rpartition(".")[2] for name in usage} >= {"gate_up_proj", "down_proj"}
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -77,15 +92,27 @@ def test_one_scheme_at_a_time():
 
 
 def test_what_is_no_float_linear_layer_is_refused():
+    model = tiny_llama()
+    names = planned(model)
+    with pytest.raises(InputError, match=r"model.norm is a LlamaRMSNorm and no float linear layer"):
+        linear_layers(model, [*names, "model.norm"])
+    for int8 in (model, tiny_mixture()):
+        names = planned(int8)
+        llmint8.quantize_model(int8)
+        with pytest.raises(InputError, match=r"is a Int8\w+ and no float linear layer; give the float model"):
+            linear_layers(int8, names[-1:])
+
+
+def test_the_layers_of_experts():
     model = tiny_mixture()
-    experts = next(name for name, _ in model.named_modules() if name.endswith("experts"))
-    with pytest.raises(InputError, match=rf"{experts} is a \w+ and no float linear layer"):
-        linear_layers(model, [experts])
-    int8 = tiny_llama()
-    names = planned(int8)
-    llmint8.quantize_model(int8)
-    with pytest.raises(InputError, match="is a Int8Linear and no float linear layer; give the float model"):
-        linear_layers(int8, names)
+    name = next(name for name, _ in model.named_modules() if name.endswith("experts"))
+    layers = linear_layers(model, [name])
+    experts = model.get_submodule(name)
+    assert list(layers) == [f"{name}.gate_up_proj", f"{name}.down_proj"]
+    for layer, parts in layers.items():
+        assert [part.name for part in parts] == [layer] * 4
+        weight = getattr(experts, layer.rpartition(".")[2])
+        assert torch.equal(torch.stack([part.weight for part in parts]), weight)
 
 
 def test_usage_counts_values_and_columns():
@@ -126,7 +153,7 @@ def test_a_calibration_sees_the_inputs():
     assert torch.equal(seen[name].largest, x.abs().amax(dim=0))
     q, _ = reference.quantize_rows(x, -1.0)
     assert torch.equal(seen[name].outliers, (q.abs() > 127).sum(dim=0))
-    assert not model.get_submodule(name)._forward_pre_hooks
+    assert "forward" not in vars(model.get_submodule(name))
 
 
 @pytest.mark.parametrize("kind", ["smoothquant", "llmint8-auto-int16"])

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmint8.analysis.schemes.experts import expert_layers, experts_forward, is_fused
 from llmint8.analysis.schemes.scheme import Layer, Scheme
 from llmint8.analysis.weights import linear_weight
 from llmint8.errors import InputError
@@ -46,18 +47,25 @@ class Usage:
         return 0 if self.ever is None else int(self.ever.sum())
 
 
-def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, Layer]:
-    """The named modules as layers. Raises InputError for one that is not a float linear layer."""
-    layers = {}
+def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, list[Layer]]:
+    """The linear layers of the named modules, by name: one of each, or one for each expert of a mixture.
+
+    names: of `nn.Linear`, `Conv1D` or fused experts, whose two weights are names of their own.
+    Raises InputError for any other module, and for weights that are no floats.
+    """
+    layers: dict[str, list[Layer]] = {}
     for name in names:
         module = model.get_submodule(name)
         weight = linear_weight(module)
-        if weight is None or not weight.is_floating_point():
+        if is_fused(module):
+            layers |= expert_layers(name, module)
+        elif weight is not None and weight.is_floating_point():
+            layers[name] = [Layer(name, weight.detach(), cast("Tensor | None", module.bias))]
+        else:
             raise InputError(
                 f"{name} is a {type(module).__name__} and no float linear layer; give the float model, "
-                "and names of nn.Linear or Conv1D modules"
+                "and names of nn.Linear, Conv1D or fused experts"
             )
-        layers[name] = Layer(name, weight.detach(), cast("Tensor | None", module.bias))
     return layers
 
 
@@ -67,22 +75,23 @@ def applied(
 ) -> Iterator[dict[str, Usage]]:
     """Within the block, the named layers of `model` compute what `scheme` does; nothing gets a gradient.
 
-    model: a float model; its weights are read, never changed. names: of `nn.Linear` or `Conv1D` modules,
-        such as `plan_conversion(model, None).convert`; all rows of one call count as one batch.
+    model: a float model; its weights are read, never changed. names: of modules, see `linear_layers`, such as
+        `plan_conversion(model, None).convert`; all rows of one call count as one batch.
     usage: what an earlier block yielded, to go on counting there.
 
-    Yields what the scheme kept at 16 bits, by layer. Afterwards every layer computes as before.
-    Raises InputError for a module that is no float linear layer.
+    Yields what the scheme kept at 16 bits, by layer, for those that were called. Afterwards every layer
+    computes as before. Raises InputError for a module that holds no float linear layer.
     """
-    layers = linear_layers(model, names)
     usage = {} if usage is None else usage
+    run = _runner(scheme, usage)
+    forwards = {name: _forward(model, name, run) for name in names}
     changed: list[nn.Module] = []
     try:
-        for name, layer in layers.items():
+        for name, forward in forwards.items():
             module: Any = model.get_submodule(name)
             if "forward" in vars(module):
                 raise InputError(f"{name} has a forward of its own already; leave the other context first")
-            module.forward = _forward(scheme, layer, usage.setdefault(name, Usage()))
+            module.forward = forward
             changed.append(module)
         yield usage
     finally:
@@ -90,14 +99,24 @@ def applied(
             del vars(module)["forward"]
 
 
-def _forward(scheme: Scheme, layer: Layer, usage: Usage) -> Callable[[Tensor], Tensor]:
-    outputs, features = layer.weight.shape
+def _forward(model: nn.Module, name: str, run: Callable[[Tensor, Layer], Tensor]) -> Callable[..., Tensor]:
+    layers = linear_layers(model, [name])
+    module = model.get_submodule(name)
+    if is_fused(module):
+        return experts_forward(module, layers, run)
+    (layer,) = layers[name]
+    return lambda x: run(x, layer)
 
-    def forward(x: Tensor) -> Tensor:
+
+def _runner(scheme: Scheme, usage: dict[str, Usage]) -> Callable[[Tensor, Layer], Tensor]:
+    """What computes one layer for an input `[..., K]`, and counts."""
+
+    def run(x: Tensor, layer: Layer) -> Tensor:
+        outputs, features = layer.weight.shape
         rows = x.detach().reshape(-1, features)
         with torch.no_grad():
             y, kept = scheme.linear(rows, layer)
-        usage.add(rows.shape[0], features, kept)
+        usage.setdefault(layer.name, Usage()).add(rows.shape[0], features, kept)
         return y.to(x.dtype).reshape(*x.shape[:-1], outputs)
 
-    return forward
+    return run

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from llmint8 import reference
 from llmint8.analysis.evaluation import split_windows
+from llmint8.analysis.schemes.apply import applied
+from llmint8.analysis.schemes.scheme import Layer
+from llmint8.analysis.schemes.uniform import Float
 from llmint8.errors import InputError
 from llmint8.numerics import AUTO_CODE, CODE_MAX
 
@@ -29,6 +32,20 @@ class ColumnStatistics:
         return ColumnStatistics(torch.maximum(self.largest, other.largest), self.outliers + other.outliers)
 
 
+class _Watched(Float):
+    """The float model, whose inputs are looked at."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, ColumnStatistics] = {}
+
+    def linear(self, x: Tensor, layer: Layer) -> tuple[Tensor, Tensor | None]:
+        """The float layer; rows of one name are counted together."""
+        q, _ = reference.quantize_rows(x, AUTO_CODE)
+        seen = ColumnStatistics(x.float().abs().amax(dim=0), (q.abs() > CODE_MAX).sum(dim=0))
+        self.seen[layer.name] = self.seen[layer.name] | seen if layer.name in self.seen else seen
+        return super().linear(x, layer)
+
+
 def calibrate(
     model: nn.Module,
     names: Iterable[str],
@@ -36,31 +53,19 @@ def calibrate(
     ids: Tensor,
     context: int,
 ) -> dict[str, ColumnStatistics]:
-    """Let a model read a text, and watch the inputs of the layers `names`.
+    """Let a model read a text, and look at the inputs of its layers.
 
-    run: calls the model with token ids int64 `[1, L]`. ids: int64 `[T]`, cut into windows of `context`.
+    names: as for `applied`. run: calls the model with token ids int64 `[1, L]`. ids: int64 `[T]`, cut into
+        windows of `context`.
 
-    Returns statistics by name, for the layers that were called. Hooks are removed afterwards.
+    Returns statistics by name, for the layers that were called; those of all experts of a mixture together.
+    The model is unchanged afterwards.
     """
-    found: dict[str, ColumnStatistics] = {}
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = inputs[0].detach().flatten(0, -2)
-            q = reference.quantize_rows(rows, AUTO_CODE)[0]
-            seen = ColumnStatistics(rows.float().abs().amax(dim=0), (q.abs() > CODE_MAX).sum(dim=0))
-            found[name] = found[name] | seen if name in found else seen
-
-        return record
-
-    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
-    try:
+    watched = _Watched()
+    with applied(model, names, watched):
         for window in split_windows(ids, context):
             run(window)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    return watched.seen
 
 
 def seen_in(calibration: Mapping[str, ColumnStatistics], name: str) -> ColumnStatistics:

@@ -60,13 +60,12 @@ def compare_schemes(
 ) -> list[Comparison]:
     """Score schemes on a text, each against the float model.
 
-    model: float, unchanged afterwards. names: its layers, see `applied`. logits: calls the model, token ids
+    model: float, unchanged afterwards. names: of its layers, see `linear_layers`. logits: calls the model, token ids
         int64 `[1, L]` to `[1, L, V]`. ids: int64 `[T]`, cut into windows of `context` tokens, one of which
         is a batch. progress: called with (forward passes done, forward passes in all).
 
     Returns one Comparison for each scheme, in their order.
-    Raises InputError for no scheme, for layers that are not float linear layers or that the text does not
-    reach, or for logits that are not finite.
+    Raises InputError for no scheme, for names of no float linear layer, or for logits that are not finite.
     """
     names = tuple(names)
     layers = linear_layers(model, names)
@@ -109,9 +108,9 @@ def compare_schemes(
     ]
 
 
-def _stored_bytes(scheme: Scheme, layers: Mapping[str, Layer], usage: Mapping[str, Usage]) -> int:
+def _stored_bytes(scheme: Scheme, layers: Mapping[str, list[Layer]], usage: Mapping[str, Usage]) -> int:
     kept = {name: usage[name].columns_ever if name in usage else 0 for name in layers}
-    return sum(scheme.stored_bytes(layer, kept[name]) for name, layer in layers.items())
+    return sum(scheme.stored_bytes(layer, kept[name]) for name, parts in layers.items() for layer in parts)
 
 
 def _share(parts: Iterable[tuple[int, int]]) -> float:
