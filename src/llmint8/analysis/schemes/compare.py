@@ -60,9 +60,10 @@ def compare_schemes(
 ) -> list[Comparison]:
     """Score schemes on a text, each against the float model.
 
-    model: float, unchanged afterwards. names: of its layers, see `linear_layers`. logits: calls the model, token ids
-        int64 `[1, L]` to `[1, L, V]`. ids: int64 `[T]`, cut into windows of `context` tokens, one of which
-        is a batch. progress: called with (forward passes done, forward passes in all).
+    model: float, unchanged afterwards. names: of its layers, see `linear_layers`.
+    logits: calls the model, token ids int64 `[1, L]` to `[1, L, V]`.
+    ids: int64 `[T]`, cut into windows of `context` tokens, one of which is a batch.
+    progress: called with (forward passes done, forward passes in all).
 
     Returns one Comparison for each scheme, in their order.
     Raises InputError for no scheme, for names of no float linear layer, or for logits that are not finite.

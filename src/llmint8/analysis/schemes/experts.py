@@ -46,7 +46,10 @@ def expert_layers(name: str, module: Any) -> dict[str, list[Layer]]:
 def experts_forward(
     module: Any, layers: dict[str, list[Layer]], run: Callable[[Tensor, Layer], Tensor]
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The forward of fused experts, with `run` for each linear layer. layers: what `expert_layers` returns."""
+    """The forward of fused experts, with `run` for each linear layer.
+
+    layers: what `expert_layers` returns.
+    """
     up, down = layers.values()
 
     def expert(index: int, x: Tensor) -> Tensor:
