@@ -75,6 +75,26 @@ void quantize_blocks(const RowSource& source, int threads, QuantizedRows& rows) 
     });
 }
 
+// Every tile of columns reads all rows of a chunk, which must not come from memory each time; and it packs
+// its weights anew, which few rows would not repay.
+constexpr int64_t kChunkBytes = 8 << 20, kLeastRows = 256;
+
+void linear_chunk(const KernelTable& kernels, int threads, LinearCall call, int64_t m, int64_t k,
+                  const void* x, float threshold) {
+    QuantizedRows rows(m, k, kernels.rows_per_block(m), kernels.digit_bytes, kernels.unit);
+    quantize_blocks({kernels, call.dtype, k, x, threshold}, threads, rows);
+    call.rows = &rows;
+    const int64_t tile = kernels.column_tile, work = std::max<int64_t>(1, m * k * tile);
+    const int64_t grain = tile * std::max<int64_t>(1, kWorkPerThread / work);
+    const int64_t scratch = kernels.scratch_bytes(rows);
+    const Buffer memory = allocate(scratch * thread_count(call.n, grain, threads));
+    parallel_for(call.n, grain, threads, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t n = begin; n < end; n += tile) {
+            kernels.linear_columns(call, n, std::min(end, n + tile), memory.get() + thread * scratch);
+        }
+    });
+}
+
 }  // namespace
 
 void quantize_rows(const KernelTable& kernels, int threads, int dtype, int64_t m, int64_t k, const void* x,
@@ -93,18 +113,17 @@ void quantize_rows(const KernelTable& kernels, int threads, int dtype, int64_t m
 
 void linear(const KernelTable& kernels, int threads, LinearCall call, int64_t m, int64_t k, const void* x,
             float threshold) {
-    QuantizedRows rows(m, k, kernels.rows_per_block(m), kernels.digit_bytes, kernels.unit);
-    quantize_blocks({kernels, call.dtype, k, x, threshold}, threads, rows);
-    call.rows = &rows;
-    const int64_t tile = kernels.column_tile, work = std::max<int64_t>(1, m * k * tile);
-    const int64_t grain = tile * std::max<int64_t>(1, kWorkPerThread / work);
-    const int64_t scratch = kernels.scratch_bytes(rows);
-    const Buffer memory = allocate(scratch * thread_count(call.n, grain, threads));
-    parallel_for(call.n, grain, threads, [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t n = begin; n < end; n += tile) {
-            kernels.linear_columns(call, n, std::min(end, n + tile), memory.get() + thread * scratch);
-        }
-    });
+    const int64_t size = call.dtype == LLMINT8_FLOAT32 ? 4 : 2,
+                  row_bytes = 2 * padded(k) * kernels.digit_bytes;
+    const int64_t most = std::max(kLeastRows, kChunkBytes / std::max<int64_t>(1, row_bytes));
+    const int64_t chunks = (m + most - 1) / most;
+    void* const y = call.y;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t begin = m * chunk / chunks, end = m * (chunk + 1) / chunks;
+        call.y = static_cast<char*>(y) + begin * call.n * size;
+        linear_chunk(kernels, threads, call, end - begin, k, static_cast<const char*>(x) + begin * k * size,
+                     threshold);
+    }
 }
 
 }  // namespace llmint8

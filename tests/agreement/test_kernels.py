@@ -53,6 +53,15 @@ def test_largest_sums_are_exact(native: Native, m: int) -> None:
     check(native, Case(x, weight, torch.tensor([1.0, 2.0, 3.0]), None, 0.0))
 
 
+def test_more_rows_than_are_multiplied_at_a_time(native: Native) -> None:
+    m, k = 300, 16_400  # digits of 300 rows take more than the 8 MiB of a chunk
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(m, k, generator=generator).bfloat16()
+    x[::3, 7] = 90
+    weight = torch.randint(-127, 128, (3, k), generator=generator).to(torch.int8)
+    check(native, Case(x, weight, torch.tensor([1.0, 2.0, 3.0]), None, 6.0))
+
+
 def test_every_int8_weight_is_exact(native: Native) -> None:
     """Also -128, which no quantisation makes: no kernel may saturate."""
     x = torch.randn(19, 77, generator=torch.Generator().manual_seed(0)) * 10
