@@ -59,8 +59,8 @@ LLMINT8_API int32_t llmint8_quantize_rows(int32_t isa, int32_t threads, int32_t 
 
 /* y = x W^T + bias with an int8 weight.
  * x [m, k] and y [m, n] of dtype; weight int8 [n, k] within +-127; absmax float32 [n];
- * bias [n] of bias_dtype or NULL. k <= 131072. Extra memory: 4 bytes per element of x, but never more than for
- * 256 rows or 8 MiB, whichever is more; 32 bytes per column of x and thread; a constant per row. */
+ * bias [n] of bias_dtype or NULL. k <= 131072. Extra memory: 4 bytes per element of x, but never more than
+ * for 256 rows or 8 MiB, whichever is more; 32 bytes per column of x and thread; a constant per row. */
 LLMINT8_API int32_t llmint8_linear(int32_t isa, int32_t threads, int32_t dtype, int32_t bias_dtype, int64_t m,
                                    int64_t k, int64_t n, const void* x, const int8_t* weight,
                                    const float* absmax, const void* bias, float threshold, void* y);
