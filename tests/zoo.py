@@ -42,7 +42,7 @@ class Kind:
     model: Any
     settings: dict[str, Any]
     inputs: Callable[[], dict[str, Tensor]] = lambda: {"input_ids": TOKENS}
-    #: Last parts of the names of linear layers that the README lists as float: the heads.
+    #: Last parts of the names of linear layers that the README lists as float: heads, and what is no layer.
     floats: set[str] = field(default_factory=lambda: {"lm_head"})
 
     def build(self) -> Any:
@@ -116,6 +116,15 @@ ZOO = {
     "gpt_oss": Kind(
         tf.GptOssForCausalLM,
         {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    # Experts that are stored under the names of linear layers.
+    "granite_moe": Kind(
+        tf.GraniteMoeForCausalLM, {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}
+    ),
+    "mamba": Kind(
+        tf.MambaForCausalLM,
+        {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+        floats={"lm_head", "dt_proj"},
     ),
     "falcon": Kind(tf.FalconForCausalLM, {**SIZES, "new_decoder_architecture": True, "num_kv_heads": 2}),
     "phi": Kind(tf.PhiForCausalLM, SIZES),

@@ -55,8 +55,9 @@ class CheckpointSummary:
 
 
 def is_int8_weight(name: str, tensor: TensorHeader) -> bool:
-    """Whether a tensor is the codes of an int8 linear layer."""
-    return name.endswith(".weight") and tensor.dtype == "I8" and len(tensor.shape) == 2
+    """Whether a tensor is the codes of an int8 linear layer `[N, K]`, or of experts stored like one
+    `[E, N, K]`."""
+    return name.endswith(".weight") and tensor.dtype == "I8" and len(tensor.shape) in (2, 3)
 
 
 def is_int8_experts(name: str, tensor: TensorHeader) -> bool:

@@ -159,7 +159,7 @@ def test_torch_attention_and_encoder_layers_stay_and_still_work() -> None:
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     model = nn.Sequential(nn.Linear(16, 16), nn.TransformerEncoder(layer, 1)).eval()
     decisions = skipped(model)
-    past = "nn.TransformerEncoderLayer reads the weight past the layer"
+    past = "TransformerEncoderLayer reads the weight past the layer"
     assert decisions["1.layers.0.linear1"] == decisions["1.layers.0.linear2"] == past
     assert decisions["1.layers.0.self_attn"] == "MultiheadAttention is not a linear layer"
     quantize_model(model)

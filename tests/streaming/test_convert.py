@@ -16,6 +16,7 @@ import tiny
 from llmint8 import CheckpointError, ConfigError, Int8Config, QuantizationError, convert_checkpoint
 from llmint8.streaming import source as source_module
 from llmint8.streaming import target
+from zoo import ZOO
 
 from .conftest import contents
 
@@ -62,22 +63,18 @@ def test_experts_become_int8_one_by_one(tmp_path):
     assert {stored[key].dtype for key in experts} == {torch.int8, torch.float32}
 
 
-def test_experts_that_are_stored_together(tmp_path):
-    config = transformers.GptOssConfig(
-        vocab_size=tiny.VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_local_experts=4,
-    )
-    torch.manual_seed(0)
-    transformers.GptOssForCausalLM(config).save_pretrained(tmp_path / "float")
+@pytest.mark.parametrize(
+    ("name", "scales"),
+    [
+        ("gpt_oss", "model.layers.0.mlp.experts.down_proj_SCB"),
+        ("granite_moe", "model.layers.0.block_sparse_moe.output_linear.SCB"),  # stored like a linear layer
+    ],
+)
+def test_experts_that_are_stored_together(name, scales, tmp_path):
+    ZOO[name].build().save_pretrained(tmp_path / "float")
     convert_checkpoint(tmp_path / "float", tmp_path / "int8")
     stored = load_file(tmp_path / "int8" / "model.safetensors")
-    assert stored["model.layers.0.mlp.experts.down_proj_SCB"].shape == (4, 32)
+    assert stored[scales].shape == (ZOO[name].build().config.num_local_experts, 32)
     expected = loaded(AutoModelForCausalLM, tmp_path / "float", quantization_config=Int8Config())
     assert different(loaded(AutoModelForCausalLM, tmp_path / "int8"), expected) == []
 

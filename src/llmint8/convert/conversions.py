@@ -7,6 +7,7 @@ so that a stored expert is an int8 layer like any other: `experts.3.w1.weight`, 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -20,16 +21,18 @@ _ROWWISE = {"MergeModulelist": (0,), "Concatenate": (0, 1)}
 
 
 def with_scales(conversions: Iterable[Any]) -> list[Any]:
-    """transformers' rules of a model, each that stacks expert weights followed by one for their scales."""
+    """transformers' rules of a model, each that names or stacks expert weights followed by one for their
+    scales."""
     rules = [rule for rule in conversions if not _is_for_scales(rule)]
     extended: list[Any] = []
     for rule in rules:
         extended.append(rule)
-        if not _stacks_experts(rule):
+        if not _makes_experts(rule):
             continue
         sources = [pattern.removesuffix("weight") + "SCB" for pattern in rule._original_source_patterns]
         targets = [pattern + "_SCB" for pattern in rule._original_target_patterns]
-        extended.append(rule.copy(sources, targets, operations=list(rule.operations)))
+        operations = {"operations": list(rule.operations)} if hasattr(rule, "operations") else {}
+        extended.append(rule.copy(sources, targets, **operations))
     return extended
 
 
@@ -37,12 +40,18 @@ def _is_for_scales(rule: Any) -> bool:
     return all(pattern.endswith("SCB") for pattern in rule._original_source_patterns)
 
 
-def _stacks_experts(rule: Any) -> bool:
-    operations = getattr(rule, "operations", ())
+def _makes_experts(rule: Any) -> bool:
+    """Whether a rule turns stored `.weight`s into a parameter that is none: a weight of fused experts."""
+    operations = getattr(rule, "operations", None)
+    if operations is None:
+        treats_scales_alike = type(rule).__name__ == "WeightRenaming"
+    else:
+        treats_scales_alike = any(
+            type(operation).__name__ == "MergeModulelist" for operation in operations
+        ) and all(operation.dim in _ROWWISE.get(type(operation).__name__, ()) for operation in operations)
     return (
-        any(type(operation).__name__ == "MergeModulelist" for operation in operations)
-        and all(operation.dim in _ROWWISE.get(type(operation).__name__, ()) for operation in operations)
-        and all(pattern.endswith(".weight") for pattern in rule._original_source_patterns)
+        treats_scales_alike
+        and all(re.search(r"\.weight$", pattern) for pattern in rule._original_source_patterns)
         and all(not pattern.endswith(".weight") for pattern in rule._original_target_patterns)
     )
 

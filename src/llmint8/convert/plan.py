@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -146,7 +147,15 @@ def _output_heads(model: nn.Module) -> dict[int, str]:
 
 
 def _read_by_their_parent(model: nn.Module) -> dict[int, str]:
-    """Identities of the layers whose weights torch's encoder layer hands to a fused kernel of its own."""
-    encoders = (m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer))
-    layers = (layer for encoder in encoders for layer in (encoder.linear1, encoder.linear2))
-    return {id(layer): "nn.TransformerEncoderLayer reads the weight past the layer" for layer in layers}
+    """Identities of the layers whose weights another module reads past them, and the reason."""
+    found: dict[int, str] = {}
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):  # hands them to a fused kernel of its own
+            read: tuple[Any, ...] = (module.linear1, module.linear2)
+        elif hasattr(module, "A_log"):  # a state-space mixer (Mamba, Jamba) multiplies with this one itself
+            read = (getattr(module, "dt_proj", None),)
+        else:
+            continue
+        reason = f"{type(module).__name__} reads the weight past the layer"
+        found.update((id(layer), reason) for layer in read if isinstance(layer, nn.Linear))
+    return found

@@ -58,9 +58,10 @@ class Assignment:
             return None
         shape = self._source.tensors[placed.key].shape
         if is_experts(module):
-            if self._structure.stored_name(placed.key, placed.name, ("", "_SCB")) != placed.key:
+            scales = self._structure.scales_of_experts(placed.key, placed.name)
+            if scales is None:
                 return None
-            return QuantizeExperts(placed.key, placed.dtype, shape, bool(module.is_transposed))
+            return QuantizeExperts(placed.key, scales, placed.dtype, shape, bool(module.is_transposed))
         suffixes = self._format.suffixes
         layer = self._structure.stored_name(placed.key, placed.name.removesuffix(".weight"), suffixes)
         if layer is None:

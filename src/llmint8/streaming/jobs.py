@@ -95,11 +95,12 @@ class Quantize:
 class QuantizeExperts:
     """The experts of a mixture, stored as one tensor of three dimensions; expert by expert.
 
-    key: its name in the source and in the result. dtype: what it is cast to first. shape: as it is stored,
-    `(E, N, K)`, or `(E, K, N)` if transposed.
+    key: its name in the source and in the result. scales: that of its scales in the result. dtype: what it is
+    cast to first. shape: as it is stored, `(E, N, K)`, or `(E, K, N)` if transposed.
     """
 
     key: str
+    scales: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     transposed: bool
@@ -111,7 +112,7 @@ class QuantizeExperts:
         rows, features = reversed(sides) if self.transposed else sides
         return (
             Output(self.key, torch.int8, (experts, rows, features)),
-            Output(f"{self.key}_SCB", torch.float32, (experts, rows)),
+            Output(self.scales, torch.float32, (experts, rows)),
         )
 
     def run(self, source: Source, write: Write) -> None:

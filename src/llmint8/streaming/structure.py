@@ -94,6 +94,17 @@ class Structure:
                 return stored
         return None
 
+    def scales_of_experts(self, key: str, name: str) -> str | None:
+        """How to call the scales of fused experts in the checkpoint so that loading finds them, or None.
+
+        key: of the weight in the source, which is kept. name: of the weight in the model.
+        """
+        scales = f"{name}_SCB"
+        names = self._names | {scales: True}
+        stored = f"{key.removesuffix('.weight')}.SCB" if key.endswith(".weight") else f"{key}_SCB"
+        follows = self.rename(key, names) == (name, None) and self.rename(stored, names) == (scales, None)
+        return stored if follows else None
+
     def scales_follow(self, key: str, pattern: str, name: str) -> bool:
         """Whether the scales of a stored expert are stacked as its weight is.
 
