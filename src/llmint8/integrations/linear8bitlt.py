@@ -6,7 +6,7 @@ For code that builds its layers itself. Models that transformers loads hold plai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Linear8bitLt(Int8Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., K]` to `[..., N]`; a row's result never depends on the other rows."""
-        weight = self._parameters["weight"]
+        weight = cast(Tensor, self._parameters["weight"])  # past __getattr__, which attaches CB and SCB
         return ops.call_linear(input, weight, self.SCB, self.bias, self._threshold_code)
 
     def __getattr__(self, name: str) -> Any:
