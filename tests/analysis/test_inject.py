@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
+import llmint8
 from llmint8.analysis.inject import inject_outliers
 from llmint8.analysis.readers import find_readers, tensors_in
 from llmint8.errors import InputError
@@ -91,6 +92,33 @@ def test_what_more_than_linear_layers_read_is_left_alone():
     assert left["model.norm"] == "lm_head shares its weight with another module"
     left = inject_outliers(build("mixtral"), ZOO["mixtral"].inputs()).left
     assert set(left) == {f"model.layers.{i}.post_attention_layernorm" for i in range(2)}  # the router's
+
+
+def test_an_int8_model_is_refused():
+    model = build("llama")
+    llmint8.quantize_model(model)
+    with pytest.raises(InputError, match="quantised already; inject outliers into the float model"):
+        inject_outliers(model, ZOO["llama"].inputs())
+
+
+def test_a_layer_that_is_called_by_keyword_counts():
+    class ByKeyword(Plain):
+        def forward(self, x):
+            return self.linear(input=self.norm(x))
+
+    model, x = ByKeyword(), torch.randn(3, 8)
+    before = model(x)
+    assert inject_outliers(model, {"x": x}, [5], 16).norms == {"norm": ("linear",)}
+    assert torch.equal(model(x), before)
+
+
+def test_a_model_that_returns_no_tensor_proves_nothing():
+    class Silent(Plain):
+        def forward(self, x):
+            super().forward(x)
+
+    with pytest.raises(InputError, match="no tensor that could prove"):
+        inject_outliers(Silent(), {"x": torch.randn(2, 8)}, 1, 2)
 
 
 def test_columns_are_spread_evenly():

@@ -7,7 +7,7 @@ quantised layer meets activations such as models beyond 6.7B parameters have (ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -42,20 +42,30 @@ def inject_outliers(
     columns: hidden dimensions, or how many, spread evenly. factor: a power of two from 2 on.
 
     Returns what was scaled and what was not, with reasons.
-    Raises InputError for a factor that is no power of two, for columns that do not exist, for a model in
-    which no norm is read by linear layers alone, or if the outputs would change; the model is unchanged then.
+    Raises InputError for a factor that is no power of two, for columns that do not exist, for a quantised
+    model, for one in which no norm is read by linear layers alone, or if the outputs would change; the model
+    is unchanged then.
     """
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 2 or factor & (factor - 1):
         raise InputError(f"the factor must be a power of two from 2 on, got {factor!r}: others change floats")
+    if not all(p.is_floating_point() for p in model.parameters()):
+        raise InputError(
+            "the model is quantised already; inject outliers into the float model, then convert it"
+        )
     norms, before = find_readers(model, inputs)
     chosen, left = _choose(norms)
+    if not before:
+        raise InputError(
+            "the model returns no tensor that could prove its outputs unchanged; give a whole model"
+        )
     indices = _columns(columns, chosen[0].output.shape[-1])
-    undo: list[tuple[nn.Parameter, Tensor]] = []
+    undo: list[tuple[Tensor, Tensor]] = []
     try:
         for norm in chosen:
             _scale_norm(norm, indices, factor, undo)
             for name in norm.readers:
-                _divide(model.get_submodule(name), indices, factor, undo)
+                weight = _weight_of(model.get_submodule(name))
+                _set(weight, indices, weight.detach()[..., indices] / factor, undo)
         with torch.no_grad():
             after = list(tensors_in(model(**inputs)))
         if len(before) != len(after) or not all(map(torch.equal, before, after)):
@@ -65,8 +75,8 @@ def inject_outliers(
             )
     except BaseException:
         with torch.no_grad():
-            for parameter, original in reversed(undo):
-                parameter.copy_(original)
+            for tensor, original in reversed(undo):
+                tensor[..., indices] = original
         raise
     return Injection(
         tuple(indices.tolist()), factor, {norm.name: tuple(norm.readers) for norm in chosen}, left
@@ -102,26 +112,25 @@ def _columns(columns: int | Sequence[int], size: int) -> Tensor:
     return torch.tensor(wanted)
 
 
-def _change(parameter: Tensor, value: Tensor, undo: list[tuple[nn.Parameter, Tensor]]) -> None:
+def _set(tensor: Tensor, columns: Tensor, values: Tensor, undo: list[tuple[Tensor, Tensor]]) -> None:
+    """Overwrite some columns, and remember what was there."""
     with torch.no_grad():
-        undo.append((cast(nn.Parameter, parameter), parameter.detach().clone()))
-        parameter.copy_(value)
+        undo.append((tensor, tensor[..., columns].clone()))
+        tensor[..., columns] = values.to(tensor.dtype)
 
 
-def _scale_norm(norm: Norm, columns: Tensor, factor: int, undo: list[tuple[nn.Parameter, Tensor]]) -> None:
+def _scale_norm(norm: Norm, columns: Tensor, factor: int, undo: list[tuple[Tensor, Tensor]]) -> None:
     """Multiply some columns of what a norm returns; whether it multiplies with its weight or with 1 + weight
     is decided by what it then returns for the input of its first call."""
-    weight, bias = norm.module._parameters["weight"], norm.module._parameters.get("bias")
-    if weight is None:
-        raise InputError(f"{norm.name} has no weight to scale")
-    original = weight.detach().clone()
+    weight, bias = _weight_of(norm.module), norm.module._parameters.get("bias")
+    original = weight.detach()[..., columns].clone()
     wanted = norm.output.clone()
     wanted[..., columns] *= factor
     if bias is not None:
-        _change(bias, _at(bias, columns, lambda b: b * factor), undo)
+        _set(bias, columns, bias.detach()[..., columns] * factor, undo)
     # (1 + w) · f − 1 is exact in float32: it is a multiple of the spacing of (1 + w) · f, and smaller.
-    for scaled in (lambda w: w * factor, lambda w: (1.0 + w.float()) * factor - 1.0):
-        _change(weight, _at(original, columns, scaled), undo)
+    for scaled in (original * factor, (1.0 + original.float()) * factor - 1.0):
+        _set(weight, columns, scaled, undo)
         args, kwargs = norm.call
         with torch.no_grad():
             if torch.equal(norm.module(*args, **kwargs), wanted):
@@ -132,16 +141,7 @@ def _scale_norm(norm: Norm, columns: Tensor, factor: int, undo: list[tuple[nn.Pa
     )
 
 
-def _at(values: Tensor, columns: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    new = values.detach().clone()
-    new[columns] = change(new[columns]).to(new.dtype)
-    return new
-
-
-def _divide(module: nn.Module, columns: Tensor, factor: int, undo: list[tuple[nn.Parameter, Tensor]]) -> None:
+def _weight_of(module: nn.Module) -> Tensor:
+    """The weight of a norm `[K]`, or of a linear layer as `[N, K]`, a view."""
     weight = linear_weight(module)
-    if weight is None:
-        raise InputError(f"{type(module).__name__} is no linear layer")
-    undo.append((cast(nn.Parameter, module.weight), cast(Tensor, module.weight).detach().clone()))
-    with torch.no_grad():
-        weight[:, columns] /= factor
+    return cast(Tensor, module.weight) if weight is None else weight

@@ -94,11 +94,12 @@ class _Trace(TorchFunctionMode):
         return [module.register_forward_hook(called, with_kwargs=True)]
 
     def _watch_linear(self, name: str, module: nn.Module) -> list[Any]:
-        def enters(_: nn.Module, args: tuple[Any, ...]) -> None:
-            norm = self._by_storage.get(_storage(args[0])) if args else None
-            if norm is not None:
+        def enters(_: nn.Module, args: Any, kwargs: Any) -> None:
+            given = next(tensors_in((args, kwargs)), None)
+            norm = None if given is None else self._by_storage.get(_storage(given))
+            if given is not None and norm is not None:
                 norm.readers[name] = None
-                if args[0].shape[-1] != norm.output.shape[-1]:
+                if given.shape[-1] != norm.output.shape[-1]:
                     norm.obstacle = f"{name} reads it in another shape"
             self._sources.setdefault(name, set()).add(None if norm is None else norm.name)
             self._in_linear += 1
@@ -106,7 +107,10 @@ class _Trace(TorchFunctionMode):
         def leaves(*_: Any) -> None:
             self._in_linear -= 1
 
-        return [module.register_forward_pre_hook(enters), module.register_forward_hook(leaves)]
+        return [
+            module.register_forward_pre_hook(enters, with_kwargs=True),
+            module.register_forward_hook(leaves),
+        ]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -20,8 +20,9 @@ def draw(about: dict[str, Any], results: list[Comparison]) -> bytes:
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    shown = [result for result in results if result.score.kl]
-    base = next((result for result in results if not result.score.kl), None)
+    # One that loses nothing has no place on a logarithmic scale.
+    shown = [result for result in results if (result.score.kl or 0) > 0]
+    base = next((result for result in results if result.scheme.name == "float"), None)
     figure = Figure(figsize=(12, 0.42 * max(len(shown), 4) + 2.2), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     names = [result.scheme.title for result in shown]

@@ -59,7 +59,7 @@ def linear_layers(model: nn.Module, names: Iterable[str]) -> dict[str, list[Laye
         weight = linear_weight(module)
         if is_fused(module):
             layers |= expert_layers(name, module)
-        elif weight is not None and weight.is_floating_point():
+        elif weight is not None:
             layers[name] = [Layer(name, weight.detach(), cast("Tensor | None", module.bias))]
         else:
             raise InputError(
