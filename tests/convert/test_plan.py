@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import tiny
@@ -165,6 +166,19 @@ def test_torch_attention_and_encoder_layers_stay_and_still_work() -> None:
     quantize_model(model)
     with torch.inference_mode():
         assert model(torch.randn(2, 5, 16)).shape == (2, 5, 16)
+
+
+def test_weights_that_a_model_rescales_in_place_stay() -> None:
+    settings = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "context_length": 8}
+    model = transformers.RwkvForCausalLM(transformers.RwkvConfig(**settings)).eval()
+    past = "RwkvModel reads the weight past the layer"
+    decisions = skipped(model)
+    assert (
+        decisions["rwkv.blocks.0.attention.output"] == decisions["rwkv.blocks.0.feed_forward.value"] == past
+    )
+    quantize_model(model)
+    with torch.inference_mode():
+        assert model(torch.arange(4)[None]).logits.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,9 @@ def _read_by_their_parent(model: nn.Module) -> dict[int, str]:
             read: tuple[Any, ...] = (module.linear1, module.linear2)
         elif hasattr(module, "A_log"):  # a state-space mixer (Mamba, Jamba) multiplies with this one itself
             read = (getattr(module, "dt_proj", None),)
+        elif hasattr(module, "_rescale_layers"):  # RWKV divides these weights in place
+            blocks: Any = module.blocks
+            read = tuple(m for b in blocks for m in (b.attention.output, b.feed_forward.value))
         else:
             continue
         reason = f"{type(module).__name__} reads the weight past the layer"
