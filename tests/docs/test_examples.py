@@ -25,7 +25,7 @@ from llmint8.cli.app import app
 
 SHELL = shell_lines()
 #: Cheap enough to run with a tiny model; `demo` and `bench` have tests of their own.
-CHEAP = ("doctor", "eval", "generate", "inspect", "outliers", "quantize")
+CHEAP = ("compare", "doctor", "eval", "generate", "inspect", "outliers", "quantize")
 
 
 @pytest.fixture(scope="session")
