@@ -12,7 +12,7 @@ from llmint8.cli.compare_report import describe_injection, show
 from llmint8.cli.evaluate import logits_of
 from llmint8.cli.files import check_file, write_file
 from llmint8.cli.models import find_float_model, load_float, load_tokenizer
-from llmint8.cli.options import Dtype, JsonOption, ModelArgument, examples
+from llmint8.cli.options import Dtype, JsonOption, examples
 from llmint8.cli.output import note, progress, working
 from llmint8.cli.text import SAMPLE_NAME, context_length, first_tokens, read_text, sample_text
 
@@ -54,7 +54,14 @@ def _parse_schemes(text: str) -> Any:
 
 
 def command(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help='A local folder of a float model, or "smollm2", the small model of the demo.',
+            show_default=False,
+        ),
+    ],
     text: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="UTF-8 text to predict.", show_default=f"the {SAMPLE_NAME}"),
@@ -67,7 +74,10 @@ def command(
     schemes: Annotated[
         Any,
         typer.Option(
-            parser=_parse_schemes, metavar="A,B", help="Schemes to compare.", show_default="all of them"
+            parser=_parse_schemes,
+            metavar="A,B",
+            help="Schemes to compare; a wrong name lists them.",
+            show_default="all of them",
         ),
     ] = None,
     inject: Annotated[
