@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import sys
 
 import pytest
 
-from llmint8.bench import Benchmark, Limits, Point, draw, require_matplotlib
-from llmint8.errors import LLMInt8Error
+from llmint8.bench import Benchmark, Limits, Point, draw
 
 NAMES = ("llmint8 6.0", "llmint8 auto", "llmint8 0", "llmint8 6.0, 1 %", "float32", "bfloat16", "float16")
 
@@ -67,10 +65,3 @@ def test_panels_and_lines(monkeypatch):
     limit = lines["limit: memory or int8"].get_ydata()
     assert (limit[0], limit[-1]) == pytest.approx((40.0, 100.0))
     assert {panel.get_xscale() + panel.get_yscale() for panel in panels} == {"loglog"}
-
-
-def test_without_matplotlib_the_remedy_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
-    with pytest.raises(LLMInt8Error, match=r"pip install 'llmint8\[plot\]'"):
-        require_matplotlib()

@@ -4,7 +4,7 @@ from llmint8.bench.candidates import Layer
 from llmint8.bench.limits import Limits, measure_limits
 from llmint8.bench.measure import run_benchmark
 from llmint8.bench.memory import extra_memory
-from llmint8.bench.picture import draw, require_matplotlib
+from llmint8.bench.picture import draw
 from llmint8.bench.result import Benchmark, Point, geometric_mean
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "extra_memory",
     "geometric_mean",
     "measure_limits",
-    "require_matplotlib",
     "run_benchmark",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmint8.bench.candidates import FLOATS, INT_MM, OURS, PLAIN
 from llmint8.bench.result import Benchmark, Point
-from llmint8.errors import LLMInt8Error
+from llmint8.plotting import require_matplotlib
 
 #: Colour and line of each candidate. Ours share a colour; the three floats are shades of another.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -28,16 +28,6 @@ _STYLES: dict[str, dict[str, Any]] = {
 _LIMIT = {"color": "#b5b5b5", "linewidth": 5, "alpha": 0.7, "solid_capstyle": "round", "zorder": 1}
 #: Straight pieces of the limit, which bends between two numbers of rows.
 _LIMIT_STEPS = 200
-
-
-def require_matplotlib() -> None:
-    """Raise LLMInt8Error, with the remedy, if no picture can be drawn."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise LLMInt8Error(
-            f"matplotlib cannot be imported ({error}); run: pip install 'llmint8[plot]'"
-        ) from error
 
 
 def draw(benchmark: Benchmark) -> bytes:

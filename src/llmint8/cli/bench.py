@@ -115,12 +115,13 @@ def command(
     import torch
 
     from llmint8 import bench
+    from llmint8.plotting import require_matplotlib
 
     if json is not None:
         check_file(json, "--json")
     if plot is not None:
         check_file(plot, "--plot", ".png")
-        bench.require_matplotlib()
+        require_matplotlib()
     if threads is not None:
         torch.set_num_threads(threads)
     with progress("Measuring") as step:

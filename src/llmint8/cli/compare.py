@@ -121,8 +121,9 @@ def command(
         needs_calibration,
         schemes_named,
     )
-    from llmint8.cli.compare_picture import draw, require_matplotlib
+    from llmint8.cli.compare_picture import draw
     from llmint8.convert import plan_conversion
+    from llmint8.plotting import require_matplotlib
 
     if plot is not None:
         check_file(plot, "--plot", ".png")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from llmint8.bench import require_matplotlib
+from llmint8.plotting import require_matplotlib
 
 if TYPE_CHECKING:
     from llmint8.analysis.schemes import Comparison
-
-__all__ = ["draw", "require_matplotlib"]
 
 _OURS, _OTHERS = "#c1272d", "#7f9db9"
 

@@ -82,7 +82,7 @@ def command(
         if file is not None:
             check_file(file, option, suffix)
     if png is not None:
-        from llmint8.analysis.outlier_report import require_matplotlib
+        from llmint8.plotting import require_matplotlib
 
         require_matplotlib()
     found = {name: find_model(name) for name in dict.fromkeys(models)}

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from llmint8 import ops, reference
-from llmint8.config import Threshold, check_threshold, threshold_code
+from llmint8.config import Threshold
 from llmint8.nn.casting import keeping
 from llmint8.nn.linear import invalid_tensors
-from llmint8.numerics import AUTO_CODE, DEFAULT_THRESHOLD
+from llmint8.nn.threshold import HasThreshold
+from llmint8.numerics import DEFAULT_THRESHOLD
 
 #: What a class of transformers' experts interface says about itself.
 _INTERFACE = ("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "num_experts", "act_fn")
@@ -52,7 +53,7 @@ def quantize_experts(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tens
     return codes, absmax
 
 
-class Int8Experts(nn.Module):
+class Int8Experts(HasThreshold, nn.Module):
     """Experts with int8 weights: each is two linear layers with a gate or an activation between them.
 
     State, for each WEIGHT of `weights` (`gate_up_proj` or `up_proj`; `down_proj`): `WEIGHT` int8 `[E, N, K]`
@@ -68,15 +69,6 @@ class Int8Experts(nn.Module):
     num_experts: int
     act_fn: Callable[[Tensor], Tensor]
     post_expert_norm: Callable[[Tensor], Tensor]
-
-    @property
-    def threshold(self) -> Threshold:
-        """What counts as an outlier: 0 (nothing), `|x| >= t`, or "auto"."""
-        return "auto" if self._threshold_code == AUTO_CODE else self._threshold_code
-
-    @threshold.setter
-    def threshold(self, value: Threshold) -> None:
-        self._threshold_code = threshold_code(check_threshold(value))
 
     @classmethod
     def empty_like(cls, experts: nn.Module, threshold: Threshold = DEFAULT_THRESHOLD) -> Int8Experts:

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from llmint8 import ops, reference
-from llmint8.config import Threshold, check_threshold, threshold_code
+from llmint8.config import Threshold, check_threshold
 from llmint8.errors import QuantizationError
 from llmint8.nn.casting import keeping
-from llmint8.numerics import AUTO_CODE, CODE_MAX, DEFAULT_THRESHOLD, ROW_MAJOR
+from llmint8.nn.threshold import HasThreshold
+from llmint8.numerics import CODE_MAX, DEFAULT_THRESHOLD, ROW_MAJOR
 
 
-class Int8Linear(nn.Linear):
+class Int8Linear(HasThreshold, nn.Linear):
     """`y = x Wᵀ + bias` with `W ≈ weight · SCB / 127` (LLM.int8(), arXiv 2208.07339).
 
     State: `weight` int8 `[N, K]` (a Parameter without gradient), `SCB` float32 `[N]` (each row's largest
@@ -54,15 +55,6 @@ class Int8Linear(nn.Linear):
         else:
             self.register_parameter("bias", None)
         self.threshold = threshold
-
-    @property
-    def threshold(self) -> Threshold:
-        """What counts as an outlier: 0 (nothing), `|x| >= t`, or "auto"."""
-        return "auto" if self._threshold_code == AUTO_CODE else self._threshold_code
-
-    @threshold.setter
-    def threshold(self, value: Threshold) -> None:
-        self._threshold_code = threshold_code(check_threshold(value))
 
     @classmethod
     def from_linear(

@@ -2,7 +2,7 @@
 
 from llmint8.analysis.outlier_report.model import ModelOutliers, number, parameters, percent
 from llmint8.analysis.outlier_report.page import html_report
-from llmint8.analysis.outlier_report.picture import draw_outliers, require_matplotlib
+from llmint8.analysis.outlier_report.picture import draw_outliers
 
 __all__ = [
     "ModelOutliers",
@@ -11,5 +11,4 @@ __all__ = [
     "number",
     "parameters",
     "percent",
-    "require_matplotlib",
 ]

@@ -10,22 +10,12 @@ from typing import Any
 from llmint8.analysis.outlier_report.charts import PAPER
 from llmint8.analysis.outlier_report.heatmap import DARKEST, bin_dimensions, colour, scale_top
 from llmint8.analysis.outlier_report.model import ModelOutliers, number, parameters
-from llmint8.errors import LLMInt8Error
+from llmint8.plotting import require_matplotlib
 
 #: 12 inches at 150 dots: 1,800 pixels, with letters that still read at 1,200.
 _WIDTH, _DPI = 12.0, 150
 _COLOURS = ("#1d5fa8", "#c2410c", "#2a7d4f", "#8a3ea8", "#7a6500", "#0f7c8a")
 _MAP_HEIGHT, _CHART_HEIGHT, _TITLE_HEIGHT = 1.75, 2.9, 0.5
-
-
-def require_matplotlib() -> None:
-    """Raise LLMInt8Error, with the remedy, if no picture can be drawn."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise LLMInt8Error(
-            f"matplotlib cannot be imported ({error}); run: pip install 'llmint8[plot]'"
-        ) from error
 
 
 def draw_outliers(models: Sequence[ModelOutliers]) -> bytes:
