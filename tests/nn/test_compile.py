@@ -18,6 +18,7 @@ import tiny
 from agreement.cases import same_bits
 from llmint8 import Int8Linear, quantize_model
 from nn.layers import K, N, inputs, layer, source
+from zoo import ZOO
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 LENGTHS = (7, 2, 5, 12)
@@ -124,6 +125,17 @@ def test_a_whole_model_compiles_once_for_all_lengths(dtype: torch.dtype) -> None
         for length in LENGTHS:
             assert same_bits(run(tokens(length)).logits, model(tokens(length)).logits)
     assert graphs.operators() == [sum(isinstance(module, Int8Linear) for module in model.modules())]
+
+
+def test_a_mixture_compiles_once_for_all_lengths_and_choices() -> None:
+    graphs, model = Graphs(), ZOO["mixtral"].build()
+    quantize_model(model)
+    run = compiled(model, graphs, dynamic=True)
+    with torch.no_grad():
+        for length in LENGTHS:
+            ids = torch.arange(length)[None]
+            assert same_bits(run(ids).logits, model(ids).logits)
+    assert len(graphs.operators()) == 1
 
 
 def test_a_whole_model_trains_under_compilation() -> None:

@@ -117,27 +117,30 @@ class Int8Experts(HasThreshold, nn.Module):
         Returns `[T, H]` in the dtype of hidden_states. A token's experts are added in ascending order, so its
         result does not depend on the other tokens.
         """
+        index, position = top_k_index.sort(dim=-1)
+        chosen = index.shape[-1]
+        expert = index.flatten()
+        result = self._experts(expert, hidden_states.repeat_interleave(chosen, dim=0))
+        result = (result * top_k_weights.gather(-1, position).flatten()[:, None]).to(hidden_states.dtype)
+        result = torch.where((expert < self.num_experts)[:, None], result, 0)
         output = torch.zeros_like(hidden_states)
-        for expert in top_k_index.unique().tolist():
-            if expert >= self.num_experts:
-                continue
-            token, position = torch.where(top_k_index == expert)
-            result = self._expert(expert, hidden_states[token]) * top_k_weights[token, position, None]
-            output.index_add_(0, token, result.to(output.dtype))
+        for each in result.view(*index.shape, -1).unbind(1):
+            output = output + each
         return output
 
-    def _expert(self, expert: int, x: Tensor) -> Tensor:
+    def _experts(self, expert: Tensor, x: Tensor) -> Tensor:
+        """Row r, `[R, H]`, through the expert `expert[r]`."""
         up, down = self.weights
         hidden = self._linear(up, expert, x)
-        y = self._linear(
-            down, expert, self.float_class._apply_gate(self, hidden) if self.has_gate else self.act_fn(hidden)
-        )
+        gated = self.float_class._apply_gate(self, hidden) if self.has_gate else self.act_fn(hidden)
+        y = self._linear(down, expert, gated)
         return self.post_expert_norm(y) if self.has_post_expert_norm else y
 
-    def _linear(self, weight: str, expert: int, x: Tensor) -> Tensor:
-        bias = getattr(self, f"{weight}_bias")[expert] if self.has_bias else None
-        codes, absmax = getattr(self, weight)[expert], getattr(self, f"{weight}_SCB")[expert]
-        return ops.call_linear(x, codes, absmax, bias, self._threshold_code)
+    def _linear(self, weight: str, expert: Tensor, x: Tensor) -> Tensor:
+        bias = getattr(self, f"{weight}_bias") if self.has_bias else None
+        codes, absmax = getattr(self, weight), getattr(self, f"{weight}_SCB")
+        y: Tensor = ops.experts_linear(x, expert, codes, absmax, bias, self._threshold_code)
+        return y
 
     def dequantize(self, weight: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """One of `weights` as floats, `[E, N, K]`."""

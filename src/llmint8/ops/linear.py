@@ -72,15 +72,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
+def input_gradient(grad: Tensor, weight: Tensor, absmax: Tensor) -> Tensor:
+    """`dY · dequantise(W)`, `[..., N]` to `[..., K]`, in the dtype of dY; W becomes floats block by block."""
+    total = grad.new_zeros((*grad.shape[:-1], weight.shape[1]), dtype=torch.float32)
+    for start in range(0, weight.shape[0], _BACKWARD_ROWS):
+        rows = slice(start, start + _BACKWARD_ROWS)
+        total += grad[..., rows] @ reference.dequantize_weight(weight[rows], absmax[rows], grad.dtype)
+    return total.to(grad.dtype)
+
+
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:
     weight, absmax = ctx.saved_tensors
-    grad_x = grad_bias = None
-    if ctx.needs_input_grad[0]:
-        total = grad.new_zeros((*grad.shape[:-1], weight.shape[1]), dtype=torch.float32)
-        for start in range(0, weight.shape[0], _BACKWARD_ROWS):
-            rows = slice(start, start + _BACKWARD_ROWS)
-            total += grad[..., rows] @ reference.dequantize_weight(weight[rows], absmax[rows], grad.dtype)
-        grad_x = total.to(grad.dtype)
+    grad_x = input_gradient(grad, weight, absmax) if ctx.needs_input_grad[0] else None
+    grad_bias = None
     if ctx.needs_input_grad[3]:
         grad_bias = grad.sum(dim=tuple(range(grad.dim() - 1)), dtype=torch.float32).to(ctx.bias_dtype)
     return grad_x, None, None, grad_bias, None
