@@ -20,10 +20,6 @@ inline __m256i load_codes(const int8_t* weight, int64_t i, int64_t k) {
     return widen_codes(tail);
 }
 
-inline void prefetch(const void* from) {
-    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
-}
-
 inline __m256i load(const int16_t* from) {
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
 }
@@ -106,7 +102,7 @@ struct Avx2 {
         }
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
-            for (int c = 0; c < kDotColumns; ++c) prefetch(w.at[c] + i + kDotColumns * k);
+            w.prefetch(i + kDotColumns * k);
             for (int64_t j = i; j < i + 64; j += 16) {
                 dot_step<kRows>(
                     acc, [&](int r) { return load(row[r].digits + j); },
@@ -138,17 +134,11 @@ struct Avx2 {
     static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, int16_t* panel) {
         const int64_t k = call.rows->k();
         for (int half = 0; half < 2; ++half) {
-            const int8_t* weight[8];
-            for (int c = 0; c < 8; ++c) {
-                const int64_t n = begin + half * 8 + c;
-                weight[c] = call.weight + (n < end ? n : end - 1) * k;
-            }
+            const WeightRows<8> weight(call, begin + half * 8, end);
             for (int64_t i = 0; i < k; i += 16) {
-                if (i % 64 == 0) {
-                    for (const int8_t* from : weight) prefetch(from + i + pack_ahead(k));
-                }
+                if (i % 64 == 0) weight.prefetch(i + pack_ahead(k));
                 __m256i v[8];
-                for (int c = 0; c < 8; ++c) v[c] = load_codes(weight[c], i, k);
+                for (int c = 0; c < 8; ++c) v[c] = load_codes(weight.at[c], i, k);
                 transpose(v);
                 for (int w = 0; w < 8; ++w) store(v[w], panel + (i + 2 * w) * kColumns + half * 16);
             }

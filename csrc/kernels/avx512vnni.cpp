@@ -35,10 +35,6 @@ inline void store_sums(__m512i a, __m512i b, __m512i c, __m512i d, int32_t* sums
     _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), four);
 }
 
-inline void prefetch(const void* from) {
-    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
-}
-
 // The four digits of a word, for all columns.
 inline __m512i broadcast_word(const int8_t* digits) {
     int32_t four;
@@ -107,7 +103,7 @@ struct Avx512Vnni {
             for (auto& sum : sums) sum = _mm512_setzero_si512();
         }
         for (int64_t i = 0; i < k; i += 64) {
-            for (int c = 0; c < kDotColumns; ++c) prefetch(w.at[c] + i + kDotColumns * k);
+            w.prefetch(i + kDotColumns * k);
             dot_step<kRows>(acc, w, i, k, [&](int r) { return _mm512_load_si512(row[r].digits + i); });
         }
         for (int r = 0; r < kRows; ++r) {
@@ -130,17 +126,11 @@ struct Avx512Vnni {
     static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, uint8_t* panel) {
         const int64_t k = call.rows->k();
         for (int half = 0; half < 2; ++half) {
-            const int8_t* weight[16];
-            for (int c = 0; c < 16; ++c) {
-                const int64_t n = begin + half * 16 + c;
-                weight[c] = call.weight + (n < end ? n : end - 1) * k;
-            }
+            const WeightRows<16> weight(call, begin + half * 16, end);
             for (int64_t i = 0; i < k; i += 64) {
+                weight.prefetch(i + kPackAhead);
                 __m512i v[16];
-                for (int c = 0; c < 16; ++c) {
-                    prefetch(weight[c] + i + kPackAhead);
-                    v[c] = load_codes(weight[c], i, k);
-                }
+                for (int c = 0; c < 16; ++c) v[c] = load_codes(weight.at[c], i, k);
                 transpose(v);
                 uint8_t* to = panel + i * kColumns + half * 64;
                 for (int g = 0; g < 16; ++g) _mm512_store_si512(to + g * kWordBytes * kColumns, v[g]);

@@ -44,10 +44,6 @@ inline __m256i load_two(const int8_t* low, const int8_t* high, int64_t i, int64_
     return to_unsigned(_mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1));
 }
 
-inline void prefetch(const void* from) {
-    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
-}
-
 template <class Element>
 inline __m256i load(const Element* from) {
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
@@ -116,7 +112,7 @@ struct AvxVnni {
         }
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
-            for (int c = 0; c < kDotColumns; ++c) prefetch(w.at[c] + i + kDotColumns * k);
+            w.prefetch(i + kDotColumns * k);
             for (int64_t j = i; j < i + 64; j += 32) {
                 dot_step<kRows>(
                     acc, [&](int r) { return row[r].digits + j; },
@@ -147,14 +143,10 @@ struct AvxVnni {
     static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, uint8_t* panel) {
         const int64_t k = call.rows->k();
         for (int half = 0; half < 2; ++half) {
-            const int8_t* weight[8];
-            for (int c = 0; c < 8; ++c) {
-                const int64_t n = begin + half * 8 + c;
-                weight[c] = call.weight + (n < end ? n : end - 1) * k;
-            }
+            const WeightRows<8> weight(call, begin + half * 8, end);
             for (int64_t i = 0; i < k; i += 16) {
                 __m256i v[4];
-                for (int c = 0; c < 4; ++c) v[c] = load_two(weight[c], weight[c + 4], i, k);
+                for (int c = 0; c < 4; ++c) v[c] = load_two(weight.at[c], weight.at[c + 4], i, k);
                 transpose_halves(v);
                 uint8_t* to = panel + i * kColumns + half * 32;
                 for (int w = 0; w < 4; ++w) store(v[w], to + w * kWordBytes * kColumns);

@@ -117,14 +117,10 @@ struct Neon {
     static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, int8_t* panel) {
         const int64_t k = call.rows->k();
         for (int part = 0; part < kColumns; part += 4) {
-            const int8_t* weight[4];
-            for (int c = 0; c < 4; ++c) {
-                const int64_t n = begin + part + c;
-                weight[c] = call.weight + (n < end ? n : end - 1) * k;
-            }
+            const WeightRows<4> weight(call, begin + part, end);
             for (int64_t i = 0; i < k; i += 16) {
                 int8x16_t v[4];
-                for (int c = 0; c < 4; ++c) v[c] = load_codes(weight[c], i, k);
+                for (int c = 0; c < 4; ++c) v[c] = load_codes(weight.at[c], i, k);
                 transpose(v);
                 for (int w = 0; w < 4; ++w) {
                     vst1q_s8(panel + i * kColumns + (w * kColumns + part) * kWordBytes, v[w]);

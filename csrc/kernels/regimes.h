@@ -27,16 +27,25 @@ namespace {
 template <class Isa>
 using Digit = typename Isa::Digit;
 
-// Weight rows that a dot product reads; past the end of the matrix the last one repeats.
-template <class Isa>
-struct DotColumns {
-    DotColumns(const LinearCall& call, int64_t n, int64_t end) {
+// Weight rows from n on that a kernel reads side by side; past the end of the matrix the last one repeats.
+template <int kRows>
+struct WeightRows {
+    WeightRows(const LinearCall& call, int64_t n, int64_t end) {
         const int64_t k = call.rows->k();
-        for (int c = 0; c < Isa::kDotColumns; ++c) at[c] = call.weight + (n + c < end ? n + c : end - 1) * k;
+        for (int r = 0; r < kRows; ++r) at[r] = call.weight + (n + r < end ? n + r : end - 1) * k;
     }
 
-    const int8_t* at[Isa::kDotColumns];
+    // Ask for the cache line at position i of each row, which need not exist.
+    LLMINT8_INLINE void prefetch(int64_t i) const {
+        for (const int8_t* row : at) __builtin_prefetch(row + i);
+    }
+
+    const int8_t* at[kRows];
 };
+
+// Those that a dot product reads.
+template <class Isa>
+using DotColumns = WeightRows<Isa::kDotColumns>;
 
 // Sums modulo 2^32 (-fwrapv): the offset may overflow on the way, the true sum fits.
 template <class Isa>
