@@ -56,7 +56,14 @@ def test_bad_skip_modules(bad: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [Int8Config(), Int8Config("auto", ["a"]), Int8Config(0, []), Int8Config(2.5)]
+    "config",
+    [
+        Int8Config(),
+        Int8Config("auto", ["a"]),
+        Int8Config(0, []),
+        Int8Config(2.5, quantize_head=True, outlier_weights="int16"),
+        Int8Config(module_thresholds={"down_proj": "auto", "layers.0": 0}),
+    ],
 )
 def test_json_comes_back(config: Int8Config) -> None:
     text = config.to_json_string()
@@ -73,6 +80,8 @@ def test_json_comes_back(config: Int8Config) -> None:
         ({"quant_method": "llmint8", "treshold": 6.0}, "unknown field 'treshold'"),
         ({"threshold": -1}, "threshold must be finite"),
         ({"skip_modules": "x"}, "skip_modules must be a list"),
+        ({"outlier_weights": "int4"}, 'outlier_weights must be "int8" or "int16"'),
+        ({"module_thresholds": {"a": -1}}, "threshold must be finite"),
     ],
 )
 def test_bad_json(fields: dict, message: str) -> None:
@@ -86,3 +95,16 @@ def test_it_is_frozen_and_reading_does_not_change_what_is_read() -> None:
     fields = Int8Config().to_dict()
     Int8Config.from_dict(fields)
     assert fields == Int8Config().to_dict()
+
+
+def test_the_first_pattern_that_matches_counts() -> None:
+    config = Int8Config(module_thresholds={"layers.0": 2, "down_proj": "auto"})
+    names = ("layers.0.down_proj", "layers.1.down_proj", "layers.1.up_proj", "layers.10.down_projector")
+    assert [config.threshold_of(name) for name in names] == [2.0, "auto", 6.0, 6.0]
+    assert hash(config) == hash(Int8Config(module_thresholds=config.module_thresholds))
+
+
+@pytest.mark.parametrize("bad", ["auto", 5, ["a"], {"": 1}, {1: 1}, [("a", 1, 2)]])
+def test_bad_module_thresholds(bad: object) -> None:
+    with pytest.raises(ConfigError, match="module_thresholds must be like"):
+        Int8Config(module_thresholds=bad)

@@ -6,16 +6,18 @@ It has the methods that transformers calls on a quantization config, so an `Int8
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmint8.errors import ConfigError
 from llmint8.numerics import AUTO, AUTO_CODE, DEFAULT_THRESHOLD
 
 Threshold = float | Literal["auto"]
+OutlierWeights = Literal["int8", "int16"]
 
 
 def check_threshold(value: object) -> Threshold:
@@ -40,7 +42,12 @@ def threshold_code(threshold: Threshold) -> float:
     return AUTO_CODE if isinstance(threshold, str) else threshold
 
 
-@dataclass(frozen=True)
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern names a module: its full name, a parent, its last parts, or parts within."""
+    return re.search(rf"(^|\.){re.escape(pattern)}($|\.)", name) is not None
+
+
+@dataclasses.dataclass(frozen=True)
 class Int8Config:
     """How a model is converted to int8.
 
@@ -60,9 +67,14 @@ class Int8Config:
     skip_modules: tuple[str, ...] | None = None
     quantize_head: bool = False
     quantize_embeddings: bool = False
+    outlier_weights: OutlierWeights = "int8"
+    module_thresholds: tuple[tuple[str, Threshold], ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", check_threshold(self.threshold))
+        object.__setattr__(self, "module_thresholds", _check_module_thresholds(self.module_thresholds))
+        if self.outlier_weights not in ("int8", "int16"):
+            raise ConfigError(f'outlier_weights must be "int8" or "int16", got {self.outlier_weights!r}')
         for field in ("quantize_head", "quantize_embeddings"):
             value = getattr(self, field)
             if not isinstance(value, bool):
@@ -80,12 +92,23 @@ class Int8Config:
         """The name under which transformers finds the quantizer."""
         return "llmint8"
 
+    def threshold_of(self, name: str) -> Threshold:
+        """The threshold of the module of this full name."""
+        of_modules = self.module_thresholds or ()
+        return next((own for pattern, own in of_modules if matches(name, pattern)), self.threshold)
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON types, with `quant_method`."""
         skip = None if self.skip_modules is None else list(self.skip_modules)
         fields = {"quant_method": self.quant_method, "threshold": self.threshold, "skip_modules": skip}
         # Only where they are on, so that earlier releases read what they can read.
-        extra = {f: True for f in ("quantize_head", "quantize_embeddings") if getattr(self, f)}
+        extra: dict[str, Any] = {
+            f: True for f in ("quantize_head", "quantize_embeddings") if getattr(self, f)
+        }
+        if self.outlier_weights != "int8":
+            extra["outlier_weights"] = self.outlier_weights
+        if self.module_thresholds is not None:
+            extra["module_thresholds"] = dict(self.module_thresholds)
         return fields | extra
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
@@ -107,9 +130,21 @@ class Int8Config:
         method = fields.pop("quant_method", "llmint8")
         if method != "llmint8":
             raise ConfigError(f'quant_method is {method!r}, expected "llmint8"')
-        unknown = sorted(set(fields) - {"threshold", "skip_modules", "quantize_head", "quantize_embeddings"})
+        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(
                 f"unknown field {unknown[0]!r} in an llmint8 configuration: is llmint8 too old?"
             )
         return cls(**fields)
+
+
+def _check_module_thresholds(given: object) -> tuple[tuple[str, Threshold], ...] | None:
+    if given is None:
+        return None
+    try:
+        pairs = dict(given)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        pairs = {"": given}
+    if not all(isinstance(pattern, str) and pattern for pattern in pairs):
+        raise ConfigError(f'module_thresholds must be like {{"down_proj": "auto"}}, got {given!r}')
+    return tuple((pattern, check_threshold(own)) for pattern, own in pairs.items())

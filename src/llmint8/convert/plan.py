@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from llmint8.config import Int8Config
+from llmint8.config import Int8Config, matches
 from llmint8.convert.empty import is_convertible, is_linear
 from llmint8.convert.report import Row
 from llmint8.convert.ties import shared_weights
@@ -29,11 +28,6 @@ class Plan:
     convert: tuple[str, ...]
     skipped: tuple[Row, ...]
     order: dict[str, int]
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether a skip pattern names a module: its full name, a parent, its last parts, or parts within."""
-    return re.search(rf"(^|\.){re.escape(pattern)}($|\.)", name) is not None
 
 
 def check_skip_modules(model: nn.Module, skip_modules: Sequence[str] | None) -> None:
