@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from llmint8.analysis import evaluate, split_windows
+from llmint8.analysis import Score, evaluate, plan_windows
 from llmint8.errors import InputError
 from tiny import VOCABULARY, tiny_llama
 
@@ -17,25 +17,7 @@ from tiny import VOCABULARY, tiny_llama
 def constant(*probabilities: float, dtype: torch.dtype = torch.float32):
     """A model that predicts the same distribution everywhere, whatever it reads."""
     logits = torch.tensor(probabilities, dtype=torch.float64).log().to(dtype)
-    return lambda ids: logits.expand(1, ids.shape[1], -1)
-
-
-@pytest.mark.parametrize(("tokens", "context", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [4, 4]), (3, 8, [3])])
-def test_windows_share_no_token_and_a_single_one_left_over_is_dropped(tokens, context, sizes):
-    windows = split_windows(torch.arange(tokens), context)
-    assert [w.shape for w in windows] == [(1, size) for size in sizes]
-    assert torch.cat(windows, 1)[0].tolist() == list(range(sum(sizes)))
-
-
-@pytest.mark.parametrize("ids", [torch.arange(1), torch.zeros((2, 5), dtype=torch.int64)])
-def test_windows_need_a_row_of_two_tokens(ids):
-    with pytest.raises(InputError, match="at least 2 tokens"):
-        split_windows(ids, 4)
-
-
-def test_windows_need_a_context_of_two():
-    with pytest.raises(InputError, match="at least 2 tokens, got 1"):
-        split_windows(torch.arange(5), 1)
+    return lambda ids: logits.expand(*ids.shape, -1)
 
 
 def test_perplexity_is_that_of_torch_beyond_one_block_of_rows():
@@ -108,3 +90,91 @@ def test_bad_models_are_named():
         evaluate({"small": constant(0.5, 0.5), "r": constant(0.4, 0.3, 0.3)}, ids, 8, "r")
     with pytest.raises(InputError, match="'x' is none of the models a"):
         evaluate({"a": constant(0.5, 0.5)}, ids, 8, "x")
+
+
+def last_logits(model, ids: Tensor) -> Tensor:
+    """The distribution after a text, from that text alone."""
+    return model(ids[None]).logits[0, -1].double().log_softmax(-1)
+
+
+@pytest.mark.parametrize(("tokens", "context", "stride"), [(40, 12, 5), (33, 16, 16), (30, 9, 1), (7, 16, 3)])
+def test_strided_windows_are_those_of_an_oracle_that_scores_token_by_token(tokens, context, stride):
+    model, other = tiny_llama(), tiny_llama(seed=1)
+    ids = torch.randint(0, VOCABULARY, (tokens,), generator=torch.Generator().manual_seed(5))
+    nll, kl, agreed, scored = 0.0, 0.0, 0, set()
+    with torch.no_grad():
+        for start in range(0, tokens, stride):
+            for token in range(start + 1, min(start + context, tokens)):
+                if token in scored:
+                    continue
+                scored.add(token)
+                log_p, log_r = (last_logits(m, ids[start:token]) for m in (model, other))
+                nll -= float(log_p[ids[token]])
+                kl += float((log_r.exp() * (log_r - log_p)).sum())
+                agreed += int(log_p.argmax() == log_r.argmax())
+        models = {"model": lambda i: model(i).logits, "other": lambda i: other(i).logits}
+        score = evaluate(models, ids, context, "other", stride=stride)["model"]
+    assert score.scored == len(scored)
+    assert score.nll == pytest.approx(nll, rel=1e-6)
+    assert score.kl == pytest.approx(kl / len(scored), rel=1e-5)
+    assert score.top1 == agreed / len(scored)
+
+
+def test_every_token_weighs_the_same_whatever_its_window():
+    """The mean of the windows' means, a common mistake, would be 1.5 times as large a loss here."""
+
+    def surprised_by_one(ids: Tensor) -> Tensor:
+        return torch.tensor([0.75, 0.25]).log().expand(*ids.shape, -1)
+
+    ids = torch.tensor([0] * 8 + [0, 1])  # windows of 8 and 2 tokens, 7 and 1 of which are scored
+    score = evaluate({"a": surprised_by_one}, ids, context=8)["a"]
+    assert score.nll == pytest.approx(-7 * math.log(0.75) - math.log(0.25), rel=1e-6)
+    assert math.log(score.perplexity) == pytest.approx(score.nll / 8, rel=1e-12)
+
+
+@pytest.mark.parametrize("stride", [None, 4, 9])
+def test_results_do_not_depend_on_the_batch_size(stride):
+    """To the last bit, where the model's own logits do not."""
+    table = torch.randn((VOCABULARY, VOCABULARY), generator=torch.Generator().manual_seed(1))
+    models = {"a": lambda ids: table[ids], "b": lambda ids: table[ids] * 1.25}
+    ids = torch.randint(0, VOCABULARY, (101,), generator=torch.Generator().manual_seed(2))
+    counts = torch.arange(101)
+    seen = []
+
+    def scores(size: int) -> dict[str, Score]:
+        options = {"stride": stride, "batch_size": size, "token_bytes": counts}
+        return evaluate(models, ids, 10, "b", lambda done, total: seen.append((done, total)), **options)
+
+    one = scores(1)
+    windows = len(plan_windows(101, 10, stride))
+    for size in (2, 3, 64):
+        assert scores(size) == one
+        assert seen[-1] == (windows, windows)
+
+
+def test_batches_hold_as_many_windows_as_asked_for_and_of_one_length():
+    shapes = []
+
+    def model(ids: Tensor) -> Tensor:
+        shapes.append(tuple(ids.shape))
+        return constant(0.5, 0.5)(ids)
+
+    evaluate({"a": model}, torch.zeros(43).long(), 10, batch_size=3)
+    assert shapes == [(3, 10), (1, 10), (1, 3)]
+
+
+def test_bytes_are_those_of_the_scored_tokens():
+    ids, counts = torch.arange(6) % 4, torch.tensor([100, 1, 2, 100, 3, 0])
+    score = evaluate({"a": constant(*[0.25] * 4)}, ids, 3, token_bytes=counts)["a"]
+    assert score.scored_bytes == 1 + 2 + 3 + 0
+    assert score.bits_per_byte == pytest.approx(2 * 4 / 6, rel=1e-6)
+    assert score.byte_perplexity == pytest.approx(2 ** (2 * 4 / 6), rel=1e-6)
+    unknown = evaluate({"a": constant(*[0.25] * 4)}, ids, 3)["a"]
+    assert unknown.scored_bytes is unknown.bits_per_byte is unknown.byte_perplexity is None
+
+
+def test_bad_sizes_are_named():
+    with pytest.raises(InputError, match="batch size must be at least 1, got 0"):
+        evaluate({"a": constant(0.5, 0.5)}, torch.zeros(5).long(), 8, batch_size=0)
+    with pytest.raises(InputError, match=r"one count for each token, \[5\], got \[4\]"):
+        evaluate({"a": constant(0.5, 0.5)}, torch.zeros(5).long(), 8, token_bytes=torch.zeros(4).long())

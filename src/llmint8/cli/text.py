@@ -42,6 +42,19 @@ def first_tokens(tokenizer: Any, text: str, count: int) -> Tensor:
     return ids.long()
 
 
+def bytes_of_tokens(tokenizer: Any, text: str, count: int) -> Tensor | None:
+    """The bytes of UTF-8 that each of the first `count` tokens of a text stands for, int64 `[T]`.
+
+    None for a tokenizer that does not say which characters a token stands for (those in plain Python).
+    """
+    from llmint8.analysis.token_bytes import token_bytes
+
+    if not tokenizer.is_fast:
+        return None
+    offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    return token_bytes(text, offsets[:count])
+
+
 def context_length(model: Any, wanted: int | None) -> int:
     """Tokens of a window: what was wanted, or 512, or as many as the model takes.
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from llmint8 import reference
-from llmint8.analysis.evaluation import split_windows
 from llmint8.analysis.schemes.apply import applied
 from llmint8.analysis.schemes.scheme import Layer
 from llmint8.analysis.schemes.uniform import Float
+from llmint8.analysis.windows import split_windows
 from llmint8.errors import InputError
 from llmint8.numerics import AUTO_CODE, CODE_MAX
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from llmint8.analysis.evaluation import Logits, Score, evaluate, split_windows
+from llmint8.analysis.evaluation import Logits, Score, evaluate
 from llmint8.analysis.schemes.apply import Usage, applied, linear_layers
 from llmint8.analysis.schemes.scheme import Layer, Scheme
 from llmint8.analysis.schemes.uniform import Float
+from llmint8.analysis.windows import split_windows
 from llmint8.errors import InputError
 
 _REFERENCE = Float.name
