@@ -21,7 +21,8 @@ LINEAR_KERNELS: dict[str, LinearKernel] = {}
 _PLAIN = (Tensor, nn.Parameter)
 
 
-def _nothing_watches() -> bool:
+def nothing_watches() -> bool:
+    """Whether no compilation, trace, mode or transform of torch looks at what is called."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
@@ -39,7 +40,7 @@ def call_linear(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, 
     kernel = LINEAR_KERNELS.get("cpu")
     if (
         kernel is None
-        or not _nothing_watches()
+        or not nothing_watches()
         or not (_is_plain(x) and _is_plain(weight) and _is_plain(absmax) and _is_plain(bias))
         or (torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)))
     ):
