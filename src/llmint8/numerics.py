@@ -21,3 +21,25 @@ AUTO = "auto"
 AUTO_CODE = -1.0
 #: `weight_format` of a row-major int8 weight, as bitsandbytes writes it.
 ROW_MAJOR = 0
+
+# Float arithmetic of the decoder (docs/numerics.md, "Decoder"). Every value is a float32.
+#: Partial sums of a float sum: element i goes to lane i mod LANES.
+LANES = 16
+#: Arguments of the exponential outside of these give 0, and the value at the upper end.
+EXP_RANGE = (-87.0, 88.0)
+#: 1 / ln 2; ln 2 as a number of few bits, so that small multiples are exact, and the rest.
+LOG2_E = float.fromhex("0x1.715476p+0")
+LN2_HIGH, LN2_LOW = float.fromhex("0x1.63p-1"), float.fromhex("-0x1.bd0106p-13")
+#: Of a float32.
+EXPONENT_BIAS = 127
+#: (e^r - 1 - r) / r² for |r| <= ln 2 / 2, from the constant on; relative error of e^r 3e-9.
+EXP_POLYNOMIAL = (0.4999999403953552, 0.1666651964187622, 0.04166839271783829, 0.008368780836462975,
+                  0.0013814467238262296)  # fmt: skip
+#: ln(erfc(z) e^z² / t) for t = 1 / (1 + z / 2), z >= 0, from the constant on; error 4e-8.
+ERFC_POLYNOMIAL = (-1.2654201984405518, 0.9980717897415161, 0.39142826199531555, 0.011855486780405045,
+                   0.06776737421751022, -0.2047463059425354, -0.5465987324714661, 1.0449073314666748,
+                   -0.6335616707801819, 0.13629665970802307)  # fmt: skip
+SQRT_HALF = float.fromhex("0x1.6a09e6p-1")
+#: 2 √(2 / π) and the factor of the cube in the tanh form of GELU.
+GELU_TANH_SCALE = float.fromhex("0x1.988454p+0")
+GELU_TANH_CUBIC = float.fromhex("0x1.6e4e26p-5")
