@@ -4,7 +4,9 @@ One line converts a model in memory, `quantize_model(model)`, or while transform
 `from_pretrained(path, quantization_config=Int8Config())`.
 """
 
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from llmint8 import backends
 from llmint8.config import Int8Config
@@ -22,7 +24,13 @@ from llmint8.integrations.merging import MergeReport, merge_report
 from llmint8.nn import Int8Embedding, Int8Experts, Int8Linear
 from llmint8.streaming import convert_checkpoint
 
+if TYPE_CHECKING:
+    from llmint8.fast import optimize_for_inference
+
 __version__ = version("llmint8")
+
+#: Public names whose module needs transformers: it is imported when they are first used.
+_LAZY = {"optimize_for_inference": "llmint8.fast"}
 
 __all__ = [
     "BackendError",
@@ -41,9 +49,17 @@ __all__ = [
     "convert_checkpoint",
     "dequantize_model",
     "merge_report",
+    "optimize_for_inference",
     "quantize_model",
     "set_threshold",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
 
 backends.register()
 hooks.install()
