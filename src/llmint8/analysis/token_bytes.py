@@ -14,8 +14,8 @@ def token_bytes(text: str, offsets: Iterable[tuple[int, int]]) -> Tensor:
     offsets: the characters of each token, start and end, as tokenizers return them (their
         `return_offsets_mapping`).
 
-    A token stands for everything from the end of the tokens before it: tokenizers leave blanks out of offsets.
-    Where several tokens share a character, the first has its bytes. Special tokens have none.
+    A token stands for everything from the end of the tokens before it, as tokenizers leave blanks out of
+    offsets. Where several tokens share a character, the first has its bytes. Special tokens have none.
     The counts of all tokens sum to the bytes of the text up to the end of the last.
     """
     counts, end = [], 0

@@ -1,8 +1,8 @@
 """A text cut into the windows that a model reads, and which tokens of each window count.
 
 A model reads `context` tokens at most. Disjoint windows are the cheapest cut: each token is read once, and
-those at the start of a window are predicted from little. Strided windows overlap: every token but those of the
-first window is predicted from at least `context - stride` tokens, for `context / stride` times the work.
+those at the start of a window are predicted from little. Strided windows overlap: every token after the first
+window is predicted from at least `context - stride` tokens, for `context / stride` times the work.
 """
 
 from __future__ import annotations

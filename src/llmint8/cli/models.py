@@ -89,6 +89,14 @@ def load_int8(found: CheckpointSummary, threshold: float | str | None, dtype: Dt
     return model
 
 
+def threshold_of(model: Any) -> float | str:
+    """The threshold of the int8 layers of a model; "by layer" where they have several."""
+    from llmint8.nn import Int8Linear
+
+    thresholds = {m.threshold for m in model.modules() if isinstance(m, Int8Linear)}
+    return thresholds.pop() if len(thresholds) == 1 else "by layer"
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder. Raises CheckpointError if it has none that works."""
     transformers = quiet_transformers()

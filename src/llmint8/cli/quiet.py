@@ -9,11 +9,12 @@ from llmint8.errors import LLMInt8Error
 
 
 def quiet_transformers() -> ModuleType:
-    """transformers, without downloads, progress bars of its own, and remarks.
+    """transformers, without progress bars of its own and remarks; it downloads nothing that is not asked for.
 
     Raises LLMInt8Error if it is not installed.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when transformers is imported
+    # Read once, when transformers is imported. A user, or `llmint8 eval --download`, may have said otherwise.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import transformers
     except ImportError as error:
