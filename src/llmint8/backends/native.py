@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from llmint8.reference.rowwise import check_rows
 ISA_VARIABLE = "LLMINT8_ISA"
 REFERENCE = "reference"
 #: The header's element types.
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 NO_LIBRARY = (
     "the kernels were not built, because no C++ compiler was found at installation; "
     "install one (Debian: apt install g++) and reinstall llmint8"
@@ -62,6 +63,14 @@ class Native:
         self._index = names.index(isa)
         self._linear = self._library.llmint8_linear
 
+    def call(self, function: str, *arguments: Any) -> None:
+        """Call a function of the header, whose first arguments are the instruction set and torch's threads.
+
+        Raises BackendError with the library's message, or MemoryError, if it fails.
+        """
+        if getattr(self._library, function)(self._index, torch.get_num_threads(), *arguments):
+            raise_last_error(self._library, function)
+
     def quantize_rows(self, x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         """`ops.quantize_rows` on a CPU."""
         check_rows(x)
@@ -69,7 +78,7 @@ class Native:
         q = torch.empty(x.shape, dtype=torch.int16)
         row_scale = torch.empty(x.shape[:1], dtype=torch.float32)
         failed = self._library.llmint8_quantize_rows(
-            self._index, torch.get_num_threads(), _DTYPES[x.dtype],
+            self._index, torch.get_num_threads(), DTYPES[x.dtype],
             *x.shape, x.data_ptr(), threshold, q.data_ptr(), row_scale.data_ptr(),
         )  # fmt: skip
         if failed:
@@ -85,11 +94,11 @@ class Native:
         leading = x.shape[:-1]
         y = x.new_empty((*leading, n))
         x, weight, absmax = x.contiguous(), weight.contiguous(), absmax.contiguous()
-        dtype = bias_dtype = _DTYPES[x.dtype]
+        dtype = bias_dtype = DTYPES[x.dtype]
         bias_address = None
         if bias is not None:
             bias = bias.contiguous()
-            bias_dtype, bias_address = _DTYPES[bias.dtype], bias.data_ptr()
+            bias_dtype, bias_address = DTYPES[bias.dtype], bias.data_ptr()
         failed = self._linear(
             self._index, torch.get_num_threads(), dtype, bias_dtype, math.prod(leading), k, n,
             x.data_ptr(), weight.data_ptr(), absmax.data_ptr(), bias_address, threshold, y.data_ptr(),
@@ -158,10 +167,19 @@ def _quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     return reference.quantize_rows(x, threshold) if native is None else native.quantize_rows(x, threshold)
 
 
-def _linear(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float) -> Tensor:
+def _linear(
+    x: Tensor,
+    weight: Tensor,
+    absmax: Tensor,
+    bias: Tensor | None,
+    threshold: float,
+    outlier_cols: Tensor | None = None,
+    weight_low: Tensor | None = None,
+) -> Tensor:
     native = engine()
-    run = ops.reference_linear if native is None else native.linear
-    return run(x, weight, absmax, bias, threshold)
+    if native is None or outlier_cols is not None or weight_low is not None:
+        return ops.reference_linear(x, weight, absmax, bias, threshold, outlier_cols, weight_low)
+    return native.linear(x, weight, absmax, bias, threshold)
 
 
 def register() -> None:

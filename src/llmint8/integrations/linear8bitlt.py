@@ -61,7 +61,8 @@ class Linear8bitLt(Int8Linear):
     def forward(self, input: Tensor) -> Tensor:
         """`[..., K]` to `[..., N]`; a row's result never depends on the other rows."""
         weight = cast(Tensor, self._parameters["weight"])  # past __getattr__, which attaches CB and SCB
-        return ops.call_linear(input, weight, self.SCB, self.bias, self._threshold_code)
+        low_digit = self.outlier_cols, self.weight_low
+        return ops.call_linear(input, weight, self.SCB, self.bias, self._threshold_code, *low_digit)
 
     def __getattr__(self, name: str) -> Any:
         value: Any = super().__getattr__(name)
@@ -73,7 +74,7 @@ class Linear8bitLt(Int8Linear):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight" and isinstance(value, Tensor) and value.is_floating_point():
             codes, absmax = reference.quantize_weight(value.detach())
-            self.SCB = absmax
+            self.SCB, self.outlier_cols, self.weight_low = absmax, None, None
             value = nn.Parameter(codes, requires_grad=False)
         super().__setattr__(name, value)
 

@@ -6,7 +6,7 @@ them per call in a cache-sized scratch. So nothing can go stale, and every move,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from llmint8.errors import QuantizationError
 from llmint8.nn.casting import keeping
 from llmint8.nn.threshold import HasThreshold
 from llmint8.numerics import CODE_MAX, DEFAULT_THRESHOLD, ROW_MAJOR
+from llmint8.ops.linear import invalid_low_digit
 
 
 class Int8Linear(HasThreshold, nn.Linear):
@@ -25,6 +26,9 @@ class Int8Linear(HasThreshold, nn.Linear):
 
     State: `weight` int8 `[N, K]` (a Parameter without gradient), `SCB` float32 `[N]` (each row's largest
     magnitude), `weight_format` uint8 (0, row-major, as bitsandbytes writes it), `bias` float `[N]` or None.
+    `outlier_cols` int32 `[P]`, ascending, and `weight_low` int8 `[N, P]`: on these columns
+    `W ≈ (weight + weight_low / 256) · SCB / 127`; both are None, and no part of the state, where P = 0.
+    A state dict says all of a layer: one with the two tensors brings them, one without removes them.
     Input: float16, bfloat16 or float32 `[..., K]`; output: `[..., N]` in the dtype of the input.
     A fresh module holds a zero weight: fill it with `from_linear` or `load_state_dict`.
 
@@ -33,6 +37,8 @@ class Int8Linear(HasThreshold, nn.Linear):
 
     SCB: Tensor
     weight_format: Tensor
+    outlier_cols: Tensor | None
+    weight_low: Tensor | None
 
     def __init__(
         self,
@@ -50,6 +56,8 @@ class Int8Linear(HasThreshold, nn.Linear):
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.register_buffer("SCB", torch.zeros(out_features, dtype=torch.float32, device=device))
         self.register_buffer("weight_format", torch.tensor(ROW_MAJOR, dtype=torch.uint8, device=device))
+        self.register_buffer("outlier_cols", None)
+        self.register_buffer("weight_low", None)
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype))
         else:
@@ -58,16 +66,21 @@ class Int8Linear(HasThreshold, nn.Linear):
 
     @classmethod
     def from_linear(
-        cls, linear: nn.Linear, threshold: Threshold = DEFAULT_THRESHOLD, name: str = "weight"
+        cls,
+        linear: nn.Linear,
+        threshold: Threshold = DEFAULT_THRESHOLD,
+        name: str = "weight",
+        outlier_cols: Tensor | None = None,
     ) -> Int8Linear:
         """Quantise an `nn.Linear`; it is not modified and shares only its bias.
 
-        name: what an error calls the weight.
+        name, outlier_cols: see `from_weight`.
         Raises QuantizationError for a non-finite weight, or a module that is int8 already.
         """
         if isinstance(linear, Int8Linear):
             raise QuantizationError(f"{name}: the module is int8 already")
-        return cls.from_weight(linear.weight, linear.bias, threshold, name).train(linear.training)
+        module = cls.from_weight(linear.weight, linear.bias, threshold, name, outlier_cols)
+        return module.train(linear.training)
 
     @classmethod
     def from_weight(
@@ -76,24 +89,49 @@ class Int8Linear(HasThreshold, nn.Linear):
         bias: nn.Parameter | None = None,
         threshold: Threshold = DEFAULT_THRESHOLD,
         name: str = "weight",
+        outlier_cols: Tensor | None = None,
     ) -> Int8Linear:
-        """Quantise a float weight `[N, K]` (any strides); `bias` is taken over as it is."""
+        """Quantise a float weight `[N, K]` (any strides); `bias` is taken over as it is.
+
+        name: what an error calls the weight.
+        outlier_cols: int32 `[P]`, ascending: the columns of the weight that get a second digit; P may be 0.
+        Raises QuantizationError for a weight that has no codes, or columns that it does not have.
+        """
         check_threshold(threshold)
-        codes, absmax = reference.quantize_weight(weight.detach(), name)
+        weight = weight.detach()
+        codes, absmax = reference.quantize_weight(weight, name)
+        low = None
+        if outlier_cols is not None:
+            reason = invalid_columns(outlier_cols, codes.shape[1])
+            if reason is not None:
+                raise QuantizationError(f"{name}: {reason}")
+            outlier_cols = outlier_cols.to(codes.device) if len(outlier_cols) else None
+        if outlier_cols is not None:
+            low = reference.quantize_low_digit(weight, codes, absmax, outlier_cols)
         module = cls(codes.shape[1], codes.shape[0], bias=False, device="meta", threshold=threshold)
         module.weight = nn.Parameter(codes, requires_grad=False)
         module.SCB = absmax
+        module.outlier_cols, module.weight_low = outlier_cols, low
         module.weight_format = torch.tensor(ROW_MAJOR, dtype=torch.uint8, device=codes.device)
         module.register_parameter("bias", bias)
         return module
 
     def forward(self, input: Tensor) -> Tensor:
         """`[..., K]` to `[..., N]`; a row's result never depends on the other rows."""
-        return ops.call_linear(input, self.weight, self.SCB, self.bias, self._threshold_code)
+        return ops.call_linear(
+            input,
+            self.weight,
+            self.SCB,
+            self.bias,
+            self._threshold_code,
+            self.outlier_cols,
+            self.weight_low,
+        )
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight as floats, `[N, K]`."""
-        return reference.dequantize_weight(self.weight, self.SCB, dtype)
+        low_digit = self.outlier_cols, self.weight_low
+        return reference.dequantize_weight(self.weight, self.SCB, dtype, *low_digit)
 
     def to_float_layer(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """An `nn.Linear` with the de-quantised weight; it shares the bias."""
@@ -103,19 +141,28 @@ class Int8Linear(HasThreshold, nn.Linear):
         return linear.train(self.training)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Codes, scales and bias by name."""
-        named = {"weight": self.weight, "SCB": self.SCB, "bias": self.bias}
+        """Codes, scales, bias, and the second digit with its columns, by name; what is None is left out."""
+        named = {
+            "weight": self.weight,
+            "SCB": self.SCB,
+            "bias": self.bias,
+            "outlier_cols": self.outlier_cols,
+            "weight_low": self.weight_low,
+        }
         return {key: tensor for key, tensor in named.items() if tensor is not None}
 
     def invalid_state(self) -> str | None:
         """Why the tensors of this module cannot be an int8 layer, or None."""
         if self.weight.shape != (self.out_features, self.in_features):
             return f"weight is {list(self.weight.shape)}, not {[self.out_features, self.in_features]}"
-        return invalid_tensors(self.weight, self.SCB, self.weight_format)
+        return invalid_tensors(self.weight, self.SCB, self.weight_format) or invalid_outliers(
+            self.weight.shape, self.outlier_cols, self.weight_low
+        )
 
     def extra_repr(self) -> str:
         """The arguments that matter, for `print(model)`."""
-        return f"{super().extra_repr()}, threshold={self.threshold}"
+        columns = "" if self.outlier_cols is None else f", outlier_cols={len(self.outlier_cols)}"
+        return f"{super().extra_repr()}, threshold={self.threshold}{columns}"
 
     def reset_parameters(self) -> None:
         """Nothing to draw: an int8 weight is converted or loaded, never initialised at random."""
@@ -136,6 +183,7 @@ class Int8Linear(HasThreshold, nn.Linear):
         error_msgs: list[str],
     ) -> None:
         weight, scb = state_dict.get(prefix + "weight"), state_dict.get(prefix + "SCB")
+        columns, low = state_dict.get(prefix + "outlier_cols"), state_dict.get(prefix + "weight_low")
         error = None
         if weight is not None and weight.is_floating_point():
             error = (
@@ -147,15 +195,31 @@ class Int8Linear(HasThreshold, nn.Linear):
             error = f"{missing} is missing, without which {present} means nothing"
         elif weight is not None and scb is not None:
             error = invalid_tensors(weight, scb, state_dict.get(prefix + "weight_format"))
+        if error is None and (columns is not None or low is not None):
+            if weight is None:
+                error = "weight is missing, without which outlier_cols and weight_low mean nothing"
+            else:
+                error = invalid_outliers(weight.shape, columns, low)
         if error is not None:
             error_msgs.append(prefix + error)
             return  # nothing of a layer that cannot be right is taken over
+        if weight is not None and weight.shape == self.weight.shape:
+            self._make_room(outlier_cols=columns, weight_low=low)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if weight is not None and prefix + "weight_format" in missing_keys:
             # Early bitsandbytes releases wrote none; row-major is meant.
             missing_keys.remove(prefix + "weight_format")
+
+    def _make_room(self, **stored: Tensor | None) -> None:
+        """Give the optional buffers the shapes that are about to be loaded."""
+        for name, tensor in stored.items():
+            held = self._buffers[name]
+            if tensor is None:
+                setattr(self, name, None)
+            elif held is None or held.shape != tensor.shape:
+                setattr(self, name, torch.empty_like(tensor, device=self.weight.device))
 
 
 def invalid_tensors(
@@ -176,4 +240,29 @@ def invalid_tensors(
         return "SCB holds a negative or non-finite value"
     if not weight.is_meta and weight.numel() and int(weight.min()) < -CODE_MAX:
         return f"weight holds the code {int(weight.min())}, which no absmax quantisation produces"
+    return None
+
+
+def invalid_outliers(
+    shape: Sequence[int], outlier_cols: Tensor | None, weight_low: Tensor | None
+) -> str | None:
+    """Why two tensors cannot be the second digit of a weight `[N, K]`, or None; both may be None."""
+    if outlier_cols is None and weight_low is None:
+        return None
+    reason = invalid_low_digit(shape, outlier_cols, weight_low)
+    return reason or (None if outlier_cols is None else invalid_columns(outlier_cols, shape[1]))
+
+
+def invalid_columns(outlier_cols: Tensor, features: int) -> str | None:
+    """Why a tensor cannot name columns of a weight with K `features`, or None; tensors without data pass."""
+    if outlier_cols.dtype != torch.int32 or outlier_cols.dim() != 1:
+        return f"outlier_cols must be int32 [P], got {outlier_cols.dtype} {list(outlier_cols.shape)}"
+    if outlier_cols.is_meta or not len(outlier_cols):
+        return None
+    if not bool((outlier_cols[1:] > outlier_cols[:-1]).all()):
+        return "outlier_cols must ascend: each column once, the smallest first"
+    if int(outlier_cols[0]) < 0 or int(outlier_cols[-1]) >= features:
+        return (
+            f"outlier_cols must lie in [0, {features}), got {int(outlier_cols[0])} to {int(outlier_cols[-1])}"
+        )
     return None

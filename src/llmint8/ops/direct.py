@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from llmint8.ops.linear import linear
 
-LinearKernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None", float], Tensor]
+LinearKernel = Callable[
+    [Tensor, Tensor, Tensor, "Tensor | None", float, "Tensor | None", "Tensor | None"], Tensor
+]
 
 #: Kernels that may be called past the dispatcher, by device type; backends put themselves here.
 LINEAR_KERNELS: dict[str, LinearKernel] = {}
@@ -35,15 +37,24 @@ def _is_plain(tensor: Tensor | None) -> bool:
     return tensor is None or (type(tensor) in _PLAIN and tensor.is_cpu)
 
 
-def call_linear(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float) -> Tensor:
+def call_linear(
+    x: Tensor,
+    weight: Tensor,
+    absmax: Tensor,
+    bias: Tensor | None,
+    threshold: float,
+    outlier_cols: Tensor | None = None,
+    weight_low: Tensor | None = None,
+) -> Tensor:
     """`ops.linear` with the same arguments, result and errors, by the shortest way that is right."""
     kernel = LINEAR_KERNELS.get("cpu")
     if (
         kernel is None
         or not nothing_watches()
         or not (_is_plain(x) and _is_plain(weight) and _is_plain(absmax) and _is_plain(bias))
+        or not (_is_plain(outlier_cols) and _is_plain(weight_low))
         or (torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)))
     ):
-        output: Tensor = linear(x, weight, absmax, bias, threshold)
+        output: Tensor = linear(x, weight, absmax, bias, threshold, outlier_cols, weight_low)
         return output
-    return kernel(x, weight, absmax, bias, threshold)
+    return kernel(x, weight, absmax, bias, threshold, outlier_cols, weight_low)

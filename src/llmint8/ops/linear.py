@@ -1,15 +1,18 @@
-"""`linear(x, weight, absmax, bias, threshold) -> y`: the int8 linear layer, with its gradient.
+"""`linear(x, weight, absmax, bias, threshold, outlier_cols, weight_low) -> y`: the int8 linear layer.
 
 x: float16, bfloat16 or float32 `[..., K]`. weight: int8 `[N, K]`. absmax: float32 `[N]`.
 bias: float `[N]` or None.
 threshold: 0 for no outliers, t > 0 for the paper's rule, negative for the automatic rule.
-y: `[..., N]` in the dtype of x. The gradient: `dX = dY · W` with W de-quantised in blocks, `db = Σ dY`;
-int8 weights get none.
+outlier_cols, weight_low: int32 `[P]`, ascending, within [0, K), and int8 `[N, P]`: the second weight digit of
+a few columns. Both or, which is the default, neither.
+y: `[..., N]` in the dtype of x. The gradient: `dX = dY · W` with W de-quantised in blocks, both digits of it,
+`db = Σ dY`; int8 weights get none.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,8 +27,15 @@ from llmint8.reference.rowwise import FLOATS
 _BACKWARD_ROWS = 1024
 
 
-def check_arguments(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None) -> None:
-    """Raise InputError, with the remedy, unless dtypes and shapes fit together."""
+def check_arguments(
+    x: Tensor,
+    weight: Tensor,
+    absmax: Tensor,
+    bias: Tensor | None,
+    outlier_cols: Tensor | None = None,
+    weight_low: Tensor | None = None,
+) -> None:
+    """Raise InputError, with the remedy, unless dtypes and shapes fit together; no element is read."""
     if x.dtype not in FLOATS:
         raise InputError(
             f"the input of an int8 linear must be float32, float16 or bfloat16, got {x.dtype}; cast it first"
@@ -41,53 +51,99 @@ def check_arguments(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | No
         raise InputError(f"SCB must be float32 [{weight.shape[0]}], got {absmax.dtype} {list(absmax.shape)}")
     if bias is not None and (bias.dtype not in FLOATS or bias.shape != weight.shape[:1]):
         raise InputError(f"bias must be a float [{weight.shape[0]}], got {bias.dtype} {list(bias.shape)}")
+    if outlier_cols is not None or weight_low is not None:
+        reason = invalid_low_digit(weight.shape, outlier_cols, weight_low)
+        if reason is not None:
+            raise InputError(reason)
+
+
+def invalid_low_digit(
+    shape: Sequence[int], outlier_cols: Tensor | None, weight_low: Tensor | None
+) -> str | None:
+    """Why two tensors cannot be the second digit of a weight `[N, K]` by dtype and shape, or None."""
+    if outlier_cols is None or weight_low is None:
+        given, missing = (
+            ("weight_low", "outlier_cols") if outlier_cols is None else ("outlier_cols", "weight_low")
+        )
+        return f"{given} means nothing without {missing}: give both or neither"
+    if outlier_cols.dtype != torch.int32 or outlier_cols.dim() != 1 or len(outlier_cols) > shape[1]:
+        return (
+            f"outlier_cols must be int32 [P] with P at most {shape[1]}, "
+            f"got {outlier_cols.dtype} {list(outlier_cols.shape)}"
+        )
+    want = [shape[0], len(outlier_cols)]
+    if weight_low.dtype != torch.int8 or list(weight_low.shape) != want:
+        return f"weight_low must be int8 {want}, got {weight_low.dtype} {list(weight_low.shape)}"
+    return None
 
 
 def reference_linear(
-    x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float
+    x: Tensor,
+    weight: Tensor,
+    absmax: Tensor,
+    bias: Tensor | None,
+    threshold: float,
+    outlier_cols: Tensor | None = None,
+    weight_low: Tensor | None = None,
 ) -> Tensor:
     """The default implementation, on any device: the reference, for any number of leading dimensions."""
-    check_arguments(x, weight, absmax, bias)
+    check_arguments(x, weight, absmax, bias, outlier_cols, weight_low)
     rows = x.reshape(math.prod(x.shape[:-1]), weight.shape[1])
-    y = reference.linear(rows, weight, absmax, bias, threshold)
+    y = reference.linear(rows, weight, absmax, bias, threshold, outlier_cols, weight_low)
     return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _fake(x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float) -> Tensor:  # noqa: ARG001
-    check_arguments(x, weight, absmax, bias)
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    absmax: Tensor,
+    bias: Tensor | None,
+    threshold: float,  # noqa: ARG001 - the schema's arguments
+    outlier_cols: Tensor | None = None,
+    weight_low: Tensor | None = None,
+) -> Tensor:
+    check_arguments(x, weight, absmax, bias, outlier_cols, weight_low)
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 linear = define(
     "linear",
-    "(Tensor x, Tensor weight, Tensor absmax, Tensor? bias, float threshold) -> Tensor",
+    "(Tensor x, Tensor weight, Tensor absmax, Tensor? bias, float threshold, "
+    "Tensor? outlier_cols=None, Tensor? weight_low=None) -> Tensor",
     reference_linear,
     _fake,
 )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    _, weight, absmax, bias, _ = inputs
-    ctx.save_for_backward(weight, absmax)
+    _, weight, absmax, bias, _, *low_digit = inputs
+    ctx.save_for_backward(weight, absmax, *low_digit)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
-def input_gradient(grad: Tensor, weight: Tensor, absmax: Tensor) -> Tensor:
+def input_gradient(
+    grad: Tensor,
+    weight: Tensor,
+    absmax: Tensor,
+    outlier_cols: Tensor | None = None,
+    weight_low: Tensor | None = None,
+) -> Tensor:
     """`dY · dequantise(W)`, `[..., N]` to `[..., K]`, in the dtype of dY; W becomes floats block by block."""
     total = grad.new_zeros((*grad.shape[:-1], weight.shape[1]), dtype=torch.float32)
     for start in range(0, weight.shape[0], _BACKWARD_ROWS):
         rows = slice(start, start + _BACKWARD_ROWS)
-        total += grad[..., rows] @ reference.dequantize_weight(weight[rows], absmax[rows], grad.dtype)
+        low = None if weight_low is None else weight_low[rows]
+        block = reference.dequantize_weight(weight[rows], absmax[rows], grad.dtype, outlier_cols, low)
+        total += grad[..., rows] @ block
     return total.to(grad.dtype)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:
-    weight, absmax = ctx.saved_tensors
-    grad_x = input_gradient(grad, weight, absmax) if ctx.needs_input_grad[0] else None
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grad_x = input_gradient(grad, *ctx.saved_tensors) if ctx.needs_input_grad[0] else None
     grad_bias = None
     if ctx.needs_input_grad[3]:
         grad_bias = grad.sum(dim=tuple(range(grad.dim() - 1)), dtype=torch.float32).to(ctx.bias_dtype)
-    return grad_x, None, None, grad_bias, None
+    return grad_x, None, None, grad_bias, None, None, None
 
 
 torch.library.register_autograd("llmint8::linear", _backward, setup_context=_setup_context, lib=LIBRARY)

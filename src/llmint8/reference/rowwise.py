@@ -95,9 +95,22 @@ def weight_scale(absmax: Tensor) -> Tensor:
     return absmax / torch.full_like(absmax, CODE_MAX)
 
 
-def dequantize_weight(codes: Tensor, absmax: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """`codes · scale` computed in float32, then rounded to `dtype`: `[N, K]`."""
-    return (codes.to(torch.float32) * weight_scale(absmax)[:, None]).to(dtype)
+def dequantize_weight(
+    codes: Tensor,
+    absmax: Tensor,
+    dtype: torch.dtype = torch.float32,
+    outlier_cols: Tensor | None = None,
+    weight_low: Tensor | None = None,
+) -> Tensor:
+    """`(codes + low / 256) · scale` computed in float32, then rounded to `dtype`: `[N, K]`.
+
+    codes: int8 `[N, K]`; absmax: float32 `[N]`.
+    outlier_cols, weight_low: int32 `[P]` and int8 `[N, P]`, the columns that have a low digit; None for none.
+    """
+    values = codes.to(torch.float32)
+    if outlier_cols is not None and weight_low is not None:
+        values[:, outlier_cols.long()] += weight_low.to(torch.float32) / DIGIT_BASE
+    return (values * weight_scale(absmax)[:, None]).to(dtype)
 
 
 def quantize_low_digit(weight: Tensor, codes: Tensor, absmax: Tensor, outlier_cols: Tensor) -> Tensor:
