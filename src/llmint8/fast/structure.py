@@ -137,12 +137,13 @@ def _window(config: Any, attention: Any, index: int) -> int | None:
     kinds = getattr(config, "layer_types", None)
     kind = kinds[index] if kinds else None
     _require(kind is None or kind in _LAYER_TYPES, f"layer {index} attends by {kind}")
-    names = inspect.unwrap(type(attention).forward).__code__.co_names
-    own = getattr(attention, "sliding_window", None)
-    if "sliding_window" in names or own is not None:
-        window = own if hasattr(attention, "sliding_window") else getattr(config, "sliding_window", None)
+    code = inspect.unwrap(type(attention).forward).__code__
+    if hasattr(attention, "sliding_window"):
+        window = attention.sliding_window
+    elif kind == "sliding_attention" or "sliding_window" in code.co_consts:  # as in getattr(config, ...)
+        window = getattr(config, "sliding_window", None)
     else:
-        window = getattr(config, "sliding_window", None) if kind == "sliding_attention" else None
+        window = None
     return None if window is None else int(window)
 
 
