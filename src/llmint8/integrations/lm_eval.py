@@ -101,9 +101,10 @@ def evaluate_tasks(
     from lm_eval import evaluator
 
     settings = settings or TaskSettings()
+    quiet = progress is not None
     with (
-        _quiet(progress is not None),
-        _truncations() as truncated,
+        _quiet(quiet),
+        _truncations(quiet) as truncated,
         torch.random.fork_rng(),
         _evaluating(model),
     ):
@@ -199,7 +200,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _truncations(quiet: bool) -> Iterator[list[str]]:
-    """What lm-eval says about prompts that it cuts, one remark each; quiet: keep its other remarks back too."""
+    """What lm-eval says about prompts that it cuts, one remark each. quiet: keep its other remarks back."""
     found: list[str] = []
 
     def look(record: logging.LogRecord) -> bool:
