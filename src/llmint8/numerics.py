@@ -43,3 +43,9 @@ SQRT_HALF = float.fromhex("0x1.6a09e6p-1")
 #: 2 √(2 / π) and the factor of the cube in the tanh form of GELU.
 GELU_TANH_SCALE = float.fromhex("0x1.988454p+0")
 GELU_TANH_CUBIC = float.fromhex("0x1.6e4e26p-5")
+#: Elements of an optimizer's state that share one absmax (section 2.1 of arXiv 2110.02861).
+OPTIMIZER_BLOCK = 256
+#: Tensors with fewer elements keep their optimizer state in 32 bits (the same paper's released code).
+MIN_8BIT_SIZE = 4096
+#: Blocks of optimizer state whose largest magnitude is below this are zero: 1 / absmax must stay finite.
+SMALLEST_NORMAL = 2.0**-126

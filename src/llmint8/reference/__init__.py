@@ -1,6 +1,8 @@
 """The meaning of every operation, in plain torch: readable, slow, and what all kernels must equal."""
 
+from llmint8.reference.blockwise import dequantize_blockwise, dynamic_code_book, quantize_blockwise
 from llmint8.reference.matmul import combine, int8_product, linear
+from llmint8.reference.optimizers import optimizer_norms, optimizer_step
 from llmint8.reference.outliers import outlier_mask
 from llmint8.reference.rowwise import (
     dequantize_weight,
@@ -15,10 +17,15 @@ from llmint8.reference.rowwise import (
 
 __all__ = [
     "combine",
+    "dequantize_blockwise",
     "dequantize_weight",
+    "dynamic_code_book",
     "int8_product",
     "linear",
+    "optimizer_norms",
+    "optimizer_step",
     "outlier_mask",
+    "quantize_blockwise",
     "quantize_low_digit",
     "quantize_rows",
     "quantize_weight",

@@ -1,0 +1,10 @@
+// The blocks of an optimizer step with AVX2, whose gathers look codes up.
+#include "kernels/optimizer_blocks.h"
+
+namespace llmint8 {
+
+void optimizer_blocks_avx2(const OptimizerCall& call, int64_t begin, int64_t end) {
+    run(call, begin, end);
+}
+
+}  // namespace llmint8

@@ -1,0 +1,10 @@
+// The blocks of an optimizer step with AVX-512, sixteen at a time.
+#include "kernels/optimizer_blocks.h"
+
+namespace llmint8 {
+
+void optimizer_blocks_avx512(const OptimizerCall& call, int64_t begin, int64_t end) {
+    run(call, begin, end);
+}
+
+}  // namespace llmint8
