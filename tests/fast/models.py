@@ -35,7 +35,7 @@ def build(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, **overri
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     quantize_model(model)

@@ -69,15 +69,13 @@ class CausalForward(FastForward):
         attention_mask: Any = None,
         position_ids: Tensor | None = None,
         *args: Any,
-        logits_to_keep: Any = 0,
         **kwargs: Any,
     ) -> Any:
         """Logits and the cache. With labels, the class's forward computes the loss on the fast layers."""
-        if not args and type(logits_to_keep) is int and logits_to_keep >= 0:
-            count = logits_to_keep or -1
-            step = self.engine.run(input_ids, attention_mask, position_ids, kwargs, count)
+        given = dict(kwargs)
+        keep = given.pop("logits_to_keep", 0)
+        if not args and type(keep) is int and keep >= 0:
+            step = self.engine.run(input_ids, attention_mask, position_ids, given, keep or -1)
             if step is not None:
                 return CausalLMOutputWithPast(logits=step.logits, **{CACHE: step.cache})
-        return self.original(
-            input_ids, attention_mask, position_ids, *args, logits_to_keep=logits_to_keep, **kwargs
-        )
+        return self.original(input_ids, attention_mask, position_ids, *args, **kwargs)

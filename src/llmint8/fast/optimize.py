@@ -63,7 +63,7 @@ def optimize_for_inference(model: M, head: Literal["keep", "int8"] = "keep") -> 
     if base is not None and not any("forward" in module.__dict__ for module in (model, base)):
         engine = Engine(model)
         base.forward = DecoderForward(base, engine)
-        if base is not model:
+        if engine.prepared().head_reason is None:
             model.forward = CausalForward(model, engine)
     result = fast_path(model)
     if result.reason is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from operator import attrgetter, is_
 from typing import Any
@@ -10,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+#: Whose hooks transformers leaves behind once outputs were recorded; they wait until that is asked again.
+_RECORDING = "transformers.utils.output_capturing"
 _threshold = attrgetter("_threshold_code")
 
 
 class Watch:
-    """Remembers modules, their tensors, thresholds and hooks; `unchanged()` costs some microseconds a layer.
+    """Remembers modules, their tensors, thresholds and hooks; a look at them takes microseconds a layer.
 
     What is read through a pointer must be the same storage; what it holds may change, and is read anew.
+    It holds the root and what lies directly below weakly, since those hold what holds this.
 
     without: a module that may change, as its own forward is called.
     """
@@ -24,27 +28,38 @@ class Watch:
     def __init__(self, root: nn.Module, without: nn.Module) -> None:
         left_out = set(without.modules())
         modules = [module for module in root.modules() if module not in left_out]
-        self._places: list[dict[str, Any]] = [m._modules for m in modules if m._modules]
+        inner = [module for module in modules if module._modules and module is not root]
+        self._root = weakref.ref(root)
+        self._top = [(name, weakref.ref(child)) for name, child in root.named_children()]
+        self._places: list[dict[str, Any]] = [module._modules for module in inner]
         self._children = [list(place.values()) for place in self._places]
-        self._parameters = [m._parameters for m in modules if m._parameters]
-        self._buffers = [m._buffers for m in modules if m._buffers]
+        self._parameters = [module._parameters for module in modules if module._parameters]
+        self._buffers = [module._buffers for module in modules if module._buffers]
         self._tensors = self._now()
         self._pointers = list(map(Tensor.data_ptr, self._tensors))
-        self._thresholded = [m for m in modules if hasattr(m, "_threshold_code")]
+        self._thresholded = [module for module in modules if hasattr(module, "_threshold_code")]
         self._thresholds = list(map(_threshold, self._thresholded))
-        self._hooks = [getattr(m, name) for m in modules for name in _HOOKS]
+        self._hooks: list[dict[int, Any]] = [getattr(module, name) for module in modules for name in _HOOKS]
+        self._hook_counts = list(map(len, self._hooks))
         own = {root, getattr(root, "base_model", root)}
-        self._dicts = [m.__dict__ for m in modules if m not in own]
+        self._dicts = [module.__dict__ for module in modules if module not in own]
+        self._replaced = self._forwards()
 
     def _now(self) -> list[Tensor]:
         groups = (self._parameters, self._buffers)
         return [t for group in groups for owner in group for t in owner.values() if t is not None]
 
+    def _forwards(self) -> int:
+        return sum("forward" in attributes for attributes in self._dicts)
+
     def unchanged(self) -> bool:
         """Whether every module, tensor, threshold and hook is the one that was there."""
-        tensors = self._now()
+        tensors, root = self._now(), self._root()
         return (
-            len(tensors) == len(self._tensors)
+            root is not None
+            and len(root._modules) == len(self._top)
+            and all(root._modules.get(name) is child() for name, child in self._top)
+            and len(tensors) == len(self._tensors)
             and all(map(is_, tensors, self._tensors))
             and list(map(Tensor.data_ptr, tensors)) == self._pointers
             and all(
@@ -52,13 +67,14 @@ class Watch:
                 for place, children in zip(self._places, self._children, strict=True)
             )
             and list(map(_threshold, self._thresholded)) == self._thresholds
-            and not any(self._hooks)
-            and not any("forward" in own for own in self._dicts)
+            and list(map(len, self._hooks)) == self._hook_counts
+            and self._forwards() == self._replaced
         )
 
     def hooked(self) -> bool:
-        """Whether a module has hooks, or a forward of its own in place of its class's."""
-        return any(self._hooks) or any("forward" in own for own in self._dicts)
+        """Whether a module has hooks that do something, or a forward of its own in place of its class's."""
+        hooks = (hook for place in self._hooks for hook in place.values())
+        return self._replaced > 0 or any(getattr(hook, "__module__", None) != _RECORDING for hook in hooks)
 
     def tensors(self) -> Iterable[Tensor]:
         """Every parameter and buffer."""
