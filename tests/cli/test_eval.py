@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -54,6 +56,50 @@ def test_the_table_shows_what_json_holds(run, float_model, int8_model):
     for value in (f"{result['perplexity']:.4f}", f"{result['kl']:.5f}", f"{result['top1_agreement']:.2%}"):
         assert value in shown
     assert "KL" not in run("eval", int8_model, "--tokens", 64, code=0).stdout
+
+
+def test_strided_windows_and_batches(run, float_model, int8_model):
+    options = ("--tokens", 200, "--context", 64, "--stride", 24, "--against", float_model, "--json")
+    result = run("eval", int8_model, *options, code=0).json
+    original, int8 = (AutoModelForCausalLM.from_pretrained(float_model) for _ in range(2))
+    llmint8.quantize_model(int8, Int8Config(6.0))
+    ids = AutoTokenizer.from_pretrained(float_model)(sample_text())["input_ids"][:200]
+    with torch.inference_mode():
+        models = {"float": lambda i: original(i).logits, "int8": lambda i: int8(i).logits}
+        scores = evaluate(models, torch.tensor(ids), 64, "float", stride=24)
+    assert result["scored"] == 199
+    assert (result["context"], result["stride"]) == (64, 24)
+    assert result["perplexity"] == pytest.approx(scores["int8"].perplexity, rel=1e-6)
+    assert result["kl"] == pytest.approx(scores["int8"].kl, rel=1e-3)
+    batched = run("eval", int8_model, *options, "--batch-size", 3, code=0).json
+    assert batched["perplexity"] == pytest.approx(result["perplexity"], rel=1e-5)
+    assert batched["scored"] == 199
+
+
+def test_bytes_of_the_text_that_was_scored(run, float_model, int8_model, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("Äpfel und Birnen. " * 20, encoding="utf-8")  # 19 bytes and as many tokens a time
+    options = ("--text", file, "--tokens", 38, "--context", 19, "--against", float_model, "--json")
+    result = run("eval", int8_model, *options, code=0).json
+    # The first token of either window is not scored: it is the first of two that share Ä, and has its bytes.
+    assert (result["scored"], result["scored_bytes"]) == (36, 34)
+    for kind in ("", "float_"):
+        nll = 36 * math.log(result[f"{kind}perplexity"])
+        assert result[f"{kind}bits_per_byte"] == pytest.approx(nll / math.log(2) / 34, rel=1e-9)
+        assert result[f"{kind}byte_perplexity"] == pytest.approx(math.exp(nll / 34), rel=1e-9)
+
+
+def test_a_tokenizer_without_offsets_gives_nothing_by_byte(run, int8_model, monkeypatch):
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.is_fast", property(lambda self: False))
+    outcome = run("eval", int8_model, "--tokens", 20, "--json", code=0)
+    assert outcome.json["bits_per_byte"] is outcome.json["scored_bytes"] is None
+    assert "nothing is given by byte" in outcome.stderr
+    assert "bits per byte" not in run("eval", int8_model, "--tokens", 20, code=0).stdout
+
+
+def test_a_stride_beyond_the_context_is_refused(run, int8_model):
+    error = run("eval", int8_model, "--context", 16, "--stride", 17).error
+    assert "stride must be from 1 to the context of 16 tokens, got 17" in error
 
 
 def test_a_short_text_is_used_whole_and_said_so(run, int8_model, tmp_path):
