@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from llmint8.backends.decoder import NativeDecoder, Runner
+from llmint8.backends.native import engine
+from llmint8.errors import InputError
 from llmint8.fast.structure import LayerParts, NotCoveredError, decoder_layers, norm_epsilon
 from llmint8.nn import Int8Linear
 from llmint8.reference import decoder as meaning
-
-#: Takes what `reference.decoder.forward` takes after the decoder, and returns what it does.
-Runner = Callable[..., "tuple[Tensor, Tensor | None]"]
 
 
 def describe(base: Any, head: Any = None) -> meaning.Decoder:
@@ -74,9 +72,22 @@ def linear_of(module: Any) -> meaning.Linear:
     weight = module.weight.detach()
     if not isinstance(module, Int8Linear):
         return meaning.Linear(weight=weight, bias=bias)
-    return meaning.Linear(weight=weight, absmax=module.SCB, threshold=module._threshold_code, bias=bias)
+    return meaning.Linear(
+        weight=weight,
+        absmax=module.SCB,
+        threshold=module._threshold_code,
+        bias=bias,
+        outlier_cols=module.outlier_cols,
+        weight_low=module.weight_low,
+    )
 
 
-def runner_for(decoder: meaning.Decoder) -> Runner:
-    """What runs a description."""
-    return functools.partial(meaning.forward, decoder)
+def native_runner(decoder: meaning.Decoder) -> Runner:
+    """The kernels' runner. Raises NotCoveredError where there are none, or a tensor does not suit them."""
+    native = engine()
+    if native is None:
+        raise NotCoveredError("no kernels are in use here, see llmint8 doctor")
+    try:
+        return NativeDecoder(decoder, native)
+    except InputError as error:
+        raise NotCoveredError(str(error)) from error

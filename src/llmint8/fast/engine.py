@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llmint8.fast.cache import growing_layers
-from llmint8.fast.describe import describe, runner_for
+from llmint8.fast.describe import describe, native_runner
 from llmint8.fast.example import check_by_example
 from llmint8.fast.rope import RotaryTable
 from llmint8.fast.structure import NotCoveredError, causal_head
@@ -53,7 +53,7 @@ class Prepared:
                 except NotCoveredError as error:
                     self.head_reason = str(error)
             description = describe(base, head)
-            self.run = runner_for(description)
+            self.run = native_runner(description)
             check_by_example(base, description, self.run)
         except NotCoveredError as error:
             self.reason = str(error)
@@ -150,6 +150,9 @@ class Engine:
             keys = [hidden.new_empty(shape) for _ in range(state.count)]
             values = [hidden.new_empty(shape) for _ in range(state.count)]
         else:
+            if any(layer.capacity != layers[0].capacity for layer in layers):
+                for layer in layers:
+                    layer.capacity = 0  # all get buffers of the same size
             for layer in layers:
                 layer.reserve(batch, state.kv_heads, new, state.head_dim, hidden)
             keys = [layer.key_buffer for layer in layers]

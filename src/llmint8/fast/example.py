@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmint8.fast.describe import Runner
+from llmint8.backends.decoder import Runner
 from llmint8.fast.structure import NotCoveredError, decoder_layers, norm_epsilon
 from llmint8.reference.decoder import Decoder
 
