@@ -9,16 +9,23 @@
 
 namespace llmint8 {
 
-// One call of the linear layer, as the kernels see it: activations quantised, everything else untouched.
+// One linear layer on rows of activations: what its caller says, and what the driver adds for the kernels.
 struct LinearCall {
-    const QuantizedRows* rows;
     int64_t n;
     const int8_t* weight;  // [n, k]
     const float* absmax;   // [n]
     const void* bias;      // [n] of bias_dtype, or null
     int bias_dtype;
-    void* y;  // [m, n] of dtype
-    int dtype;
+    float threshold;
+    int64_t p;                    // columns of the weight with a second digit
+    const int32_t* outlier_cols;  // [p], each within [0, k)
+    const int8_t* weight_low;     // [n, p]
+    void* y;                      // [m, n] of dtype
+    int dtype;                    // of x too
+
+    // The driver's.
+    const QuantizedRows* rows = nullptr;          // digits of x, [m, k]
+    const QuantizedRows* outlier_rows = nullptr;  // those of its columns outlier_cols, [m, p]; null if p = 0
 };
 
 struct KernelTable {
@@ -38,7 +45,7 @@ struct KernelTable {
     int64_t (*rows_per_block)(int64_t m);
 
     // Bytes of private memory that a thread needs for linear_columns.
-    int64_t (*scratch_bytes)(const QuantizedRows& rows);
+    int64_t (*scratch_bytes)(const LinearCall& call);
 
     // One row of x to digits. widened: k floats of private memory. lo, hi: k bytes each; hi is left alone
     // when the row has no high digit.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "parallel.h"
 
@@ -58,19 +59,97 @@ struct RowScratch {
     Buffer memory;
 };
 
-void quantize_blocks(const RowSource& source, int threads, QuantizedRows& rows) {
+// Layers on the same rows, and the digits that they share.
+struct Group {
+    Group(const KernelTable& kernels, std::vector<LinearCall> layers, int64_t m, int64_t k)
+        : rows(digits(kernels, m, k)), calls(std::move(layers)) {
+        outlier_rows.reserve(calls.size());
+        for (LinearCall& call : calls) {
+            call.rows = &rows;
+            if (call.p == 0) continue;
+            outlier_rows.push_back(digits(kernels, m, call.p));
+            call.outlier_rows = &outlier_rows.back();
+            most_outliers = std::max(most_outliers, call.p);
+        }
+    }
+
+    static QuantizedRows digits(const KernelTable& kernels, int64_t m, int64_t k) {
+        return QuantizedRows(m, k, kernels.rows_per_block(m), kernels.digit_bytes, kernels.unit);
+    }
+
+    QuantizedRows rows;
+    std::vector<QuantizedRows> outlier_rows;  // one for each call that has outlier columns
+    std::vector<LinearCall> calls;
+    int64_t most_outliers = 0;
+};
+
+// The digits of some columns of a row, and their sums.
+RowScale gather(const int32_t* columns, int64_t p, const int8_t* lo, const int8_t* hi, int8_t* own_lo,
+                int8_t* own_hi) {
+    RowScale sums{0.0f, 0, 0, false};
+    for (int64_t i = 0; i < p; ++i) {
+        own_lo[i] = lo[columns[i]];
+        own_hi[i] = hi[columns[i]];
+        sums.lo_sum += own_lo[i];
+        sums.hi_sum += own_hi[i];
+        sums.has_high |= own_hi[i] != 0;
+    }
+    std::memset(own_lo + p, 0, static_cast<size_t>(padded(p) - p));
+    std::memset(own_hi + p, 0, static_cast<size_t>(padded(p) - p));
+    return sums;
+}
+
+void quantize_blocks(const RowSource& source, int threads, Group& group) {
+    QuantizedRows& rows = group.rows;
     const int64_t most = rows.block_rows(0), grain = (row_grain(rows.k()) + most - 1) / most;
-    const RowScratch scratch(rows.k(), most, thread_count(rows.blocks(), grain, threads));
+    const int team = thread_count(rows.blocks(), grain, threads);
+    const RowScratch scratch(rows.k(), most, team), own(group.most_outliers, most, team);
     parallel_for(rows.blocks(), grain, threads, [&](int64_t begin, int64_t end, int thread) {
         float* widened = scratch.widened(thread);
         int8_t *lo = scratch.lo(thread), *hi = scratch.hi(thread);
-        RowScale* scales = scratch.scales(thread);
         for (int64_t b = begin; b < end; ++b) {
-            for (int64_t r = 0; r < rows.block_rows(b); ++r) {
-                scales[r] =
+            const int64_t count = rows.block_rows(b);
+            for (int64_t r = 0; r < count; ++r) {
+                scratch.scales(thread)[r] =
                     source.quantize(rows.block_begin(b) + r, widened, lo + r * scratch.k, hi + r * scratch.k);
             }
-            rows.store(b, lo, hi, scales, reinterpret_cast<uint8_t*>(widened));
+            rows.store(b, lo, hi, scratch.scales(thread), reinterpret_cast<uint8_t*>(widened));
+            size_t next = 0;
+            for (const LinearCall& call : group.calls) {
+                if (call.p == 0) continue;
+                int8_t *own_lo = own.lo(thread), *own_hi = own.hi(thread);
+                for (int64_t r = 0; r < count; ++r) {
+                    own.scales(thread)[r] =
+                        gather(call.outlier_cols, call.p, lo + r * scratch.k, hi + r * scratch.k,
+                               own_lo + r * padded(call.p), own_hi + r * padded(call.p));
+                }
+                group.outlier_rows[next++].store(b, own_lo, own_hi, own.scales(thread),
+                                                 reinterpret_cast<uint8_t*>(own.widened(thread)));
+            }
+        }
+    });
+}
+
+// All tiles of columns, those of one call after those of another, divided among the threads.
+void multiply(const KernelTable& kernels, int threads, const Group& group) {
+    const int64_t tile = kernels.column_tile;
+    int64_t tiles = 0, scratch = 0;
+    for (const LinearCall& call : group.calls) {
+        tiles += (call.n + tile - 1) / tile;
+        scratch = std::max(scratch, kernels.scratch_bytes(call));
+    }
+    const int64_t work = std::max<int64_t>(1, group.rows.m() * group.rows.k() * tile);
+    const int64_t grain = std::max<int64_t>(1, kWorkPerThread / work);
+    const Buffer memory = allocate(scratch * thread_count(tiles, grain, threads));
+    parallel_for(tiles, grain, threads, [&](int64_t begin, int64_t end, int thread) {
+        int64_t first = 0;  // tile of the call
+        for (const LinearCall& call : group.calls) {
+            const int64_t own = (call.n + tile - 1) / tile;
+            for (int64_t i = std::max(begin, first); i < std::min(end, first + own); ++i) {
+                const int64_t n = (i - first) * tile;
+                kernels.linear_columns(call, n, std::min(call.n, n + tile), memory.get() + thread * scratch);
+            }
+            first += own;
         }
     });
 }
@@ -78,22 +157,6 @@ void quantize_blocks(const RowSource& source, int threads, QuantizedRows& rows) 
 // Every tile of columns reads all rows of a chunk, which must not come from memory each time; and it packs
 // its weights anew, which few rows would not repay.
 constexpr int64_t kChunkBytes = 8 << 20, kLeastRows = 256;
-
-void linear_chunk(const KernelTable& kernels, int threads, LinearCall call, int64_t m, int64_t k,
-                  const void* x, float threshold) {
-    QuantizedRows rows(m, k, kernels.rows_per_block(m), kernels.digit_bytes, kernels.unit);
-    quantize_blocks({kernels, call.dtype, k, x, threshold}, threads, rows);
-    call.rows = &rows;
-    const int64_t tile = kernels.column_tile, work = std::max<int64_t>(1, m * k * tile);
-    const int64_t grain = tile * std::max<int64_t>(1, kWorkPerThread / work);
-    const int64_t scratch = kernels.scratch_bytes(rows);
-    const Buffer memory = allocate(scratch * thread_count(call.n, grain, threads));
-    parallel_for(call.n, grain, threads, [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t n = begin; n < end; n += tile) {
-            kernels.linear_columns(call, n, std::min(end, n + tile), memory.get() + thread * scratch);
-        }
-    });
-}
 
 }  // namespace
 
@@ -111,18 +174,32 @@ void quantize_rows(const KernelTable& kernels, int threads, int dtype, int64_t m
     });
 }
 
-void linear(const KernelTable& kernels, int threads, LinearCall call, int64_t m, int64_t k, const void* x,
-            float threshold) {
-    const int64_t size = call.dtype == LLMINT8_FLOAT32 ? 4 : 2,
-                  row_bytes = 2 * padded(k) * kernels.digit_bytes;
+void linear(const KernelTable& kernels, int threads, const LinearCall& call, int64_t m, int64_t k,
+            const void* x) {
+    linear_group(kernels, threads, &call, 1, m, k, x);
+}
+
+void linear_group(const KernelTable& kernels, int threads, const LinearCall* calls, int64_t count, int64_t m,
+                  int64_t k, const void* x) {
+    const LinearCall& first = calls[0];
+    const auto shares_digits = [&](const LinearCall& call) { return call.threshold == first.threshold; };
+    if (!std::all_of(calls, calls + count, shares_digits)) {
+        for (int64_t i = 0; i < count; ++i) linear(kernels, threads, calls[i], m, k, x);
+        return;
+    }
+    int64_t width = padded(k);
+    for (int64_t i = 0; i < count; ++i) width += padded(calls[i].p);
+    const int64_t row_bytes = 2 * width * kernels.digit_bytes, size = first.dtype == LLMINT8_FLOAT32 ? 4 : 2;
     const int64_t most = std::max(kLeastRows, kChunkBytes / std::max<int64_t>(1, row_bytes));
     const int64_t chunks = (m + most - 1) / most;
-    void* const y = call.y;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const int64_t begin = m * chunk / chunks, end = m * (chunk + 1) / chunks;
-        call.y = static_cast<char*>(y) + begin * call.n * size;
-        linear_chunk(kernels, threads, call, end - begin, k, static_cast<const char*>(x) + begin * k * size,
-                     threshold);
+        std::vector<LinearCall> layers(calls, calls + count);
+        for (LinearCall& call : layers) call.y = static_cast<char*>(call.y) + begin * call.n * size;
+        Group group(kernels, std::move(layers), end - begin, k);
+        const void* rows = static_cast<const char*>(x) + begin * k * size;
+        quantize_blocks({kernels, first.dtype, k, rows, first.threshold}, threads, group);
+        multiply(kernels, threads, group);
     }
 }
 

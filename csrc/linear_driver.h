@@ -10,8 +10,12 @@ namespace llmint8 {
 void quantize_rows(const KernelTable& kernels, int threads, int dtype, int64_t m, int64_t k, const void* x,
                    float threshold, int16_t* q, float* row_scale);
 
-// call.rows is ignored and filled in; everything else is the caller's.
-void linear(const KernelTable& kernels, int threads, LinearCall call, int64_t m, int64_t k, const void* x,
-            float threshold);
+void linear(const KernelTable& kernels, int threads, const LinearCall& call, int64_t m, int64_t k,
+            const void* x);
+
+// Several layers on the same x [m, k], of the same bits as one by one. Where they share their threshold too,
+// x is quantised once and the threads divide all their columns at once.
+void linear_group(const KernelTable& kernels, int threads, const LinearCall* calls, int64_t count, int64_t m,
+                  int64_t k, const void* x);
 
 }  // namespace llmint8

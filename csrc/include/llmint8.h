@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a signature below changes. */
-#define LLMINT8_ABI_VERSION 1
+#define LLMINT8_ABI_VERSION 2
 
 /* Element types of activations, outputs and biases. */
 enum { LLMINT8_FLOAT32 = 0, LLMINT8_FLOAT16 = 1, LLMINT8_BFLOAT16 = 2 };
@@ -59,11 +59,46 @@ LLMINT8_API int32_t llmint8_quantize_rows(int32_t isa, int32_t threads, int32_t 
 
 /* y = x W^T + bias with an int8 weight.
  * x [m, k] and y [m, n] of dtype; weight int8 [n, k] within +-127; absmax float32 [n];
- * bias [n] of bias_dtype or NULL. k <= 131072. Extra memory: 4 bytes per element of x, but never more than
- * for 256 rows or 8 MiB, whichever is more; 32 bytes per column of x and thread; a constant per row. */
+ * bias [n] of bias_dtype or NULL. k <= 131072.
+ * A second digit for p columns of the weight, 0 for none: outlier_cols int32 [p], each within [0, k), and
+ * weight_low int8 [n, p].
+ * Extra memory: 4 bytes per element of x, but never more than for 256 rows or 8 MiB, whichever is more;
+ * 32 bytes per column of x and thread; a constant per row; outlier columns count as more columns of x. */
 LLMINT8_API int32_t llmint8_linear(int32_t isa, int32_t threads, int32_t dtype, int32_t bias_dtype, int64_t m,
                                    int64_t k, int64_t n, const void* x, const int8_t* weight,
-                                   const float* absmax, const void* bias, float threshold, void* y);
+                                   const float* absmax, const void* bias, float threshold, int64_t p,
+                                   const int32_t* outlier_cols, const int8_t* weight_low, void* y);
+
+/* Rules of llmint8_optimizer_step, and the constants that each takes after the four common ones:
+ * decay (of the weights), step, coupled decay (into the gradient), update decay (into the update). */
+enum {
+    LLMINT8_RULE_ADAM = 0,             /* beta1, 1 - beta1, beta2, 1 - beta2, root, eps, mean */
+    LLMINT8_RULE_ADEMAMIX = 1,         /* as Adam's, then beta3, 1 - beta3, alpha */
+    LLMINT8_RULE_LION = 2,             /* beta1, 1 - beta1, beta2, 1 - beta2 */
+    LLMINT8_RULE_MOMENTUM = 3,         /* momentum, weight of the gradient, two weights of the update */
+    LLMINT8_RULE_RMSPROP = 4,          /* alpha, 1 - alpha, eps */
+    LLMINT8_RULE_RMSPROP_MOMENTUM = 5, /* alpha, 1 - alpha, eps, momentum */
+    LLMINT8_RULE_ADAGRAD = 6           /* eps */
+};
+
+/* One step of an optimizer on `count` weights, in blocks of 256 (docs/optimizers.md).
+ * p [count] of dtype, updated in place; g [count] of grad_dtype. state1 to state3, as many as the rule has,
+ * updated in place: uint8 codes [count] with their absmax float32 [blocks], or float32 [count] where the
+ * absmax is NULL. norms NULL, or double [blocks, 2]: then nothing is updated, and it receives each block's
+ * sums of squares of the weights and of the update. */
+LLMINT8_API int32_t llmint8_optimizer_step(int32_t isa, int32_t threads, int32_t dtype, int32_t grad_dtype,
+                                           int32_t rule, int64_t count, void* p, const void* g, void* state1,
+                                           void* state2, void* state3, float* absmax1, float* absmax2,
+                                           float* absmax3, const float* constants, double* norms);
+
+/* The gradient of llmint8_linear with respect to x: grad_input = grad W, W with its second digit if it has one.
+ * grad [m, n] and grad_input [m, k] of dtype; the weight as in llmint8_linear. Sums are float32, in ascending
+ * order of the output features. Extra memory: 4 bytes per element of grad for at most 240 rows; 62 KiB, or 4
+ * bytes per output feature if that is more, per thread. */
+LLMINT8_API int32_t llmint8_input_gradient(int32_t isa, int32_t threads, int32_t dtype, int64_t m, int64_t k,
+                                           int64_t n, const void* grad, const int8_t* weight,
+                                           const float* absmax, int64_t p, const int32_t* outlier_cols,
+                                           const int8_t* weight_low, void* grad_input);
 
 #ifdef __cplusplus
 }

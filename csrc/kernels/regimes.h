@@ -172,7 +172,8 @@ int64_t rows_per_block(int64_t m) {
 }
 
 template <class Isa>
-int64_t scratch_bytes(const QuantizedRows& rows) {
+int64_t scratch_bytes(const LinearCall& call) {
+    const QuantizedRows& rows = *call.rows;
     const int64_t element = static_cast<int64_t>(sizeof(typename Isa::Panel));
     return rows.m() <= Isa::kFewRows ? 0 : rows.padded_k() * Isa::kColumns * element;
 }

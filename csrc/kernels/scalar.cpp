@@ -11,7 +11,7 @@ int64_t rows_per_block(int64_t) {
     return 1;
 }
 
-int64_t scratch_bytes(const QuantizedRows&) {
+int64_t scratch_bytes(const LinearCall&) {
     return 0;
 }
 

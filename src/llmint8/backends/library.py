@@ -5,20 +5,22 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from ctypes import POINTER, c_char_p, c_float, c_int8, c_int16, c_int32, c_int64, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int8, c_int16, c_int32, c_int64, c_uint32, c_void_p
 from pathlib import Path
 from typing import Any, NoReturn
 
+from llmint8.backends.decoder_header import DecoderStruct, TokensStruct
 from llmint8.errors import BackendError
 
 #: LLMINT8_ABI_VERSION of csrc/include/llmint8.h, which this file mirrors; a test compares the two.
-ABI_VERSION = 1
+ABI_VERSION = 2
 #: Names another library to load, for example one built for tests.
 LIBRARY_VARIABLE = "LLMINT8_LIBRARY"
 
 _ISA_THREADS_DTYPE = [c_int32, c_int32, c_int32]
 _SIZES = [c_int64, c_int64, c_int64]
 _WEIGHT = [POINTER(c_int8), POINTER(c_float)]
+_OPTIMIZER = [*[c_void_p] * 5, *[POINTER(c_float)] * 4]
 #: Result and argument types of every function of the header.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llmint8_abi_version": (c_int32, []),
@@ -34,7 +36,18 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "llmint8_linear": (
         c_int32,
-        [*_ISA_THREADS_DTYPE, c_int32, *_SIZES, c_void_p, *_WEIGHT, c_void_p, c_float, c_void_p],
+        [*_ISA_THREADS_DTYPE, c_int32, *_SIZES, c_void_p, *_WEIGHT, c_void_p, c_float]
+        + [c_int64, POINTER(c_int32), POINTER(c_int8), c_void_p],
+    ),
+    "llmint8_decode": (c_int32, [c_int32, c_int32, POINTER(DecoderStruct), POINTER(TokensStruct)]),
+    "llmint8_input_gradient": (
+        c_int32,
+        [*_ISA_THREADS_DTYPE, *_SIZES, c_void_p, *_WEIGHT]
+        + [c_int64, POINTER(c_int32), POINTER(c_int8), c_void_p],
+    ),
+    "llmint8_optimizer_step": (
+        c_int32,
+        [*_ISA_THREADS_DTYPE, c_int32, c_int32, c_int64, *_OPTIMIZER, POINTER(c_double)],
     ),
 }
 

@@ -86,10 +86,17 @@ class Native:
         return q, row_scale
 
     def linear(
-        self, x: Tensor, weight: Tensor, absmax: Tensor, bias: Tensor | None, threshold: float
+        self,
+        x: Tensor,
+        weight: Tensor,
+        absmax: Tensor,
+        bias: Tensor | None,
+        threshold: float,
+        outlier_cols: Tensor | None = None,
+        weight_low: Tensor | None = None,
     ) -> Tensor:
         """`ops.linear` on a CPU."""
-        check_arguments(x, weight, absmax, bias)
+        check_arguments(x, weight, absmax, bias, outlier_cols, weight_low)
         n, k = weight.shape
         leading = x.shape[:-1]
         y = x.new_empty((*leading, n))
@@ -99,9 +106,16 @@ class Native:
         if bias is not None:
             bias = bias.contiguous()
             bias_dtype, bias_address = DTYPES[bias.dtype], bias.data_ptr()
+        columns, columns_address, low_address = 0, None, None
+        if outlier_cols is not None and weight_low is not None:
+            outlier_cols, weight_low = outlier_cols.contiguous(), weight_low.contiguous()
+            columns, columns_address, low_address = (
+                len(outlier_cols), outlier_cols.data_ptr(), weight_low.data_ptr(),
+            )  # fmt: skip
         failed = self._linear(
             self._index, torch.get_num_threads(), dtype, bias_dtype, math.prod(leading), k, n,
-            x.data_ptr(), weight.data_ptr(), absmax.data_ptr(), bias_address, threshold, y.data_ptr(),
+            x.data_ptr(), weight.data_ptr(), absmax.data_ptr(), bias_address, threshold,
+            columns, columns_address, low_address, y.data_ptr(),
         )  # fmt: skip
         if failed:
             raise_last_error(self._library, "llmint8_linear")
