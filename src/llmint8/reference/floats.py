@@ -103,7 +103,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """
     values = x.float()
     mean = lane_sum(values * values) / torch.full_like(values[..., 0], values.shape[-1])
-    root = (mean + epsilon).sqrt()
+    root = (mean + epsilon).double().sqrt().float()  # torch's float32 root is not always the nearest
     inverse = torch.ones_like(root) / root
     return weight * (values * inverse[..., None]).to(x.dtype)
 

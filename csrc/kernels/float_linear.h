@@ -1,0 +1,51 @@
+// A linear layer with a float weight: sums in the fixed order of docs/numerics.md, "Decoder".
+// A tile of weight rows is widened once and meets all rows of x from the cache.
+// Internal linkage, as in float_bits.h and for the same reason.
+#pragma once
+
+#include "kernels/decoder_rows.h"
+
+namespace llmint8 {
+namespace {
+
+constexpr int64_t kFloatColumns = 4;
+
+int64_t float_linear_bytes(int64_t m, int64_t padded_k) {
+    return kFloatColumns * (m + padded_k) * static_cast<int64_t>(sizeof(float));
+}
+
+template <class Element>
+void finish_float_tile(const FloatLinearCall& call, int64_t begin, int64_t columns, const float* sums) {
+    using Storage = typename Element::Storage;
+    float bias[kFloatColumns];
+    if (call.bias != nullptr) {
+        const int64_t bytes = call.bias_dtype == LLMINT8_FLOAT32 ? 4 : 2;
+        widen(static_cast<const char*>(call.bias) + begin * bytes, call.bias_dtype, columns, bias);
+    }
+    for (int64_t row = 0; row < call.m; ++row) {
+        Storage* to = static_cast<Storage*>(call.y) + row * call.n + begin;
+        for (int64_t c = 0; c < columns; ++c) {
+            const float sum = sums[row * kFloatColumns + c];
+            to[c] = Element::narrow(call.bias != nullptr ? sum + bias[c] : sum);
+        }
+    }
+}
+
+void float_linear_columns(const FloatLinearCall& call, int64_t begin, int64_t end, void* scratch) {
+    float *sums = static_cast<float*>(scratch), *tile = sums + kFloatColumns * call.m;
+    const int64_t bytes = call.dtype == LLMINT8_FLOAT32 ? 4 : 2, columns = end - begin;
+    const char* weight = static_cast<const char*>(call.weight) + begin * call.k * bytes;
+    const float* rows = reinterpret_cast<const float*>(weight);
+    if (call.dtype != LLMINT8_FLOAT32 || call.k != call.padded_k) {
+        widen_rows(call.dtype, weight, columns, call.k, call.padded_k, tile);
+        rows = tile;
+    }
+    const DotProducts products{call.x,        call.padded_k, rows,         call.padded_k,
+                               call.padded_k, sums,          kFloatColumns};
+    products.run(call.m, columns);
+    with_element(call.dtype,
+                 [&](auto element) { finish_float_tile<decltype(element)>(call, begin, columns, sums); });
+}
+
+}  // namespace
+}  // namespace llmint8

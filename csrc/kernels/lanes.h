@@ -1,0 +1,180 @@
+// Float sums in the fixed order of docs/numerics.md, "Decoder": sixteen lanes, then a tree.
+//
+// The lanes are as many vector registers as the instruction set needs for them, as the compiler's own vector
+// types, so the same source serves all. A file that includes this defines LLMINT8_VECTOR_BYTES: 16, 32 or 64.
+// Internal linkage, as in float_bits.h and for the same reason.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "quantized_rows.h"
+
+namespace llmint8 {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kVectorLanes = LLMINT8_VECTOR_BYTES / 4;
+constexpr int kParts = kLanes / kVectorLanes;
+
+typedef float Vector __attribute__((vector_size(LLMINT8_VECTOR_BYTES)));
+typedef float Vector4 __attribute__((vector_size(16)));
+typedef float Vector8 __attribute__((vector_size(32)));
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define LLMINT8_SHUFFLE4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#define LLMINT8_SHUFFLE8(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t Index4 __attribute__((vector_size(16)));
+typedef int32_t Index8 __attribute__((vector_size(32)));
+#define LLMINT8_SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, (Index4{i, j, k, l}))
+#define LLMINT8_SHUFFLE8(a, b, ...) __builtin_shuffle(a, b, (Index8{__VA_ARGS__}))
+#endif
+
+// Vectors travel through memory here, which costs nothing once inlined: passing them by value would make the
+// calling convention depend on the flags of the file.
+struct Lanes {
+    Vector part[kParts];
+
+    LLMINT8_INLINE static Lanes zero() { return Lanes{}; }
+    LLMINT8_INLINE static Lanes load(const float* from) {
+        Lanes lanes;
+        std::memcpy(lanes.part, from, sizeof lanes.part);
+        return lanes;
+    }
+    LLMINT8_INLINE void store(float* to) const { std::memcpy(to, part, sizeof part); }
+
+    LLMINT8_INLINE void add(const Lanes& x) {
+        for (int p = 0; p < kParts; ++p) part[p] += x.part[p];
+    }
+    LLMINT8_INLINE void add_product(const Lanes& x, const Lanes& y) {
+        for (int p = 0; p < kParts; ++p) part[p] += x.part[p] * y.part[p];
+    }
+    LLMINT8_INLINE void add_product(float x, const Lanes& y) {
+        for (int p = 0; p < kParts; ++p) part[p] += x * y.part[p];
+    }
+    // The larger of each lane, ignoring NaN.
+    LLMINT8_INLINE void raise(const Lanes& x) {
+        for (int p = 0; p < kParts; ++p) part[p] = x.part[p] > part[p] ? x.part[p] : part[p];
+    }
+};
+
+// Neighbours of two vectors added: the lower half of the result is of a.
+LLMINT8_INLINE void add_neighbours(const Vector4& a, const Vector4& b, Vector4& sums) {
+    sums = LLMINT8_SHUFFLE4(a, b, 0, 2, 4, 6) + LLMINT8_SHUFFLE4(a, b, 1, 3, 5, 7);
+}
+
+// The same in each half of eight, as AVX has it.
+LLMINT8_INLINE void add_neighbours(const Vector8& a, const Vector8& b, Vector8& sums) {
+    sums =
+        LLMINT8_SHUFFLE8(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + LLMINT8_SHUFFLE8(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+}
+
+// The sums of four times sixteen lanes.
+LLMINT8_INLINE void sum_four(const Lanes (&lanes)[4], float* sums) {
+#if LLMINT8_VECTOR_BYTES == 16
+    Vector4 low[4], high[4];
+    for (int i = 0; i < 4; ++i) {
+        low[i] = lanes[i].part[0] + lanes[i].part[2];
+        high[i] = lanes[i].part[1] + lanes[i].part[3];
+    }
+    Vector4 pair[4], half[2];
+    add_neighbours(low[0], low[1], pair[0]);
+    add_neighbours(low[2], low[3], pair[1]);
+    add_neighbours(high[0], high[1], pair[2]);
+    add_neighbours(high[2], high[3], pair[3]);
+    add_neighbours(pair[0], pair[1], half[0]);
+    add_neighbours(pair[2], pair[3], half[1]);
+    const Vector4 all = half[0] + half[1];
+#else
+    Vector8 eight[4], pair[2], half;
+    for (int i = 0; i < 4; ++i) {
+        Vector8 of[2];
+        std::memcpy(of, lanes[i].part, sizeof of);
+        eight[i] = of[0] + of[1];
+    }
+    add_neighbours(eight[0], eight[1], pair[0]);
+    add_neighbours(eight[2], eight[3], pair[1]);
+    add_neighbours(pair[0], pair[1], half);
+    Vector4 of[2];
+    std::memcpy(of, &half, sizeof of);
+    const Vector4 all = of[0] + of[1];
+#endif
+    std::memcpy(sums, &all, sizeof all);
+}
+
+// Count floats summed as lanes and tree; lane i starts with x[i].
+inline float sum_floats(const float* x, int64_t count) {
+    Lanes lanes[4] = {};
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) lanes[0].add(Lanes::load(x + i));
+    if (i < count) {
+        float tail[kLanes] = {};
+        std::memcpy(tail, x + i, static_cast<size_t>(count - i) * sizeof(float));
+        lanes[0].add(Lanes::load(tail));
+    }
+    float sums[4];
+    sum_four(lanes, sums);
+    return sums[0];
+}
+
+// Two rows times two rows, count a multiple of 16: sums of x0 w0, x0 w1, x1 w0, x1 w1.
+LLMINT8_INLINE void dot_two(const float* x0, const float* x1, const float* w0, const float* w1, int64_t count,
+                            float* sums) {
+    Lanes acc[4] = {};
+    for (int64_t i = 0; i < count; i += kLanes) {
+        const Lanes a = Lanes::load(x0 + i), b = Lanes::load(x1 + i);
+        const Lanes c = Lanes::load(w0 + i), d = Lanes::load(w1 + i);
+        acc[0].add_product(a, c);
+        acc[1].add_product(a, d);
+        acc[2].add_product(b, c);
+        acc[3].add_product(b, d);
+    }
+    sum_four(acc, sums);
+}
+
+// One row times four.
+LLMINT8_INLINE void dot_four(const float* x, const float* const (&w)[4], int64_t count, float* sums) {
+    Lanes acc[4] = {};
+    for (int64_t i = 0; i < count; i += kLanes) {
+        const Lanes a = Lanes::load(x + i);
+        for (int c = 0; c < 4; ++c) acc[c].add_product(a, Lanes::load(w[c] + i));
+    }
+    sum_four(acc, sums);
+}
+
+// Rows of x times rows of w, all of count floats, a multiple of 16: out[r * out_stride + c].
+struct DotProducts {
+    const float* x;
+    int64_t x_stride;
+    const float* w;
+    int64_t w_stride, count;
+    float* out;
+    int64_t out_stride;
+
+    void run(int64_t rows, int64_t columns) const {
+        int64_t r = 0;
+        float sums[4];
+        for (; r + 2 <= rows; r += 2) {
+            const float *x0 = x + r * x_stride, *x1 = x0 + x_stride;
+            float *y0 = out + r * out_stride, *y1 = y0 + out_stride;
+            for (int64_t c = 0; c < columns; c += 2) {
+                const bool both = c + 1 < columns;
+                const float *w0 = w + c * w_stride, *w1 = both ? w0 + w_stride : w0;
+                dot_two(x0, x1, w0, w1, count, sums);
+                y0[c] = sums[0], y1[c] = sums[2];
+                if (both) y0[c + 1] = sums[1], y1[c + 1] = sums[3];
+            }
+        }
+        if (r == rows) return;
+        for (int64_t c = 0; c < columns; c += 4) {
+            const float* four[4];
+            for (int64_t i = 0; i < 4; ++i) four[i] = w + (c + i < columns ? c + i : c) * w_stride;
+            dot_four(x + r * x_stride, four, count, sums);
+            for (int64_t i = 0; i < 4 && c + i < columns; ++i) out[r * out_stride + c + i] = sums[i];
+        }
+    }
+};
+
+}  // namespace
+}  // namespace llmint8
