@@ -95,3 +95,14 @@ def test_an_empty_prompt_is_refused(run, int8_model):
 def test_a_prompt_longer_than_the_model_is_refused(run, int8_model):
     error = run("generate", int8_model, "x" * 250, "--max-new-tokens", 7).error
     assert "250 tokens and 7 new ones exceed the model's 256 positions" in error
+
+
+def test_it_says_what_it_uses(run, int8_model):
+    def stderr(*options):
+        return run("generate", int8_model, PROMPT, "--max-new-tokens", 2, *options, code=0).stderr
+
+    assert "note: runs all 2 layers in one call, output head as it was" in stderr()
+    assert "note: runs all 2 layers in one call, int8 output head" in stderr("--head", "int8")
+    assert "note: runs the model's own forward" in stderr("--no-optimize")
+    outcome = run("generate", int8_model, PROMPT, "--head", "int8", "--no-optimize", code=2)
+    assert "--no-optimize" in outcome.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,13 @@ EPILOG = examples(
 )
 
 
+class Head(str, Enum):
+    """What becomes of the output head."""
+
+    exact = "exact"
+    int8 = "int8"
+
+
 def command(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
@@ -34,17 +42,27 @@ def command(
         int | None,
         typer.Option(min=0, help="Makes random draws repeatable.", show_default="another each time"),
     ] = None,
+    head: Annotated[
+        Head, typer.Option(help="The output head: exact as the model has it, int8 is smaller and faster.")
+    ] = Head.exact,
+    optimize: Annotated[
+        bool, typer.Option(help="Run all layers in one call, where the model is a decoder like Llama's.")
+    ] = True,
 ) -> None:
     """Continue PROMPT with an int8 model; a float MODEL is quantised while it is read.
 
     The text goes to stdout as it is written, the speed to stderr at the end.
     """
+    if head is Head.int8 and not optimize:
+        raise typer.BadParameter("--head int8 is a part of the optimisation: leave out --no-optimize")
     if seed is not None and temperature == 0:
         raise typer.BadParameter("--seed needs --temperature above 0: nothing is drawn at random otherwise")
     found = find_model(model)
     with working(f"Loading {model}"):
         tokenizer = load_tokenizer(found.path)
         loaded = load_int8(found, threshold, dtype)
+        path = _optimize(loaded, head) if optimize else "the model's own forward"
+    note(f"runs {path}")
     inputs = _encode(loaded, tokenizer, prompt, max_new_tokens)
     transformers = quiet_transformers()
     clock = TokenClock(transformers.TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True))
@@ -53,6 +71,14 @@ def command(
         transformers.set_seed(seed)
     loaded.generate(**inputs, **sampling, max_new_tokens=max_new_tokens, streamer=clock)
     _report(clock.speed())
+
+
+def _optimize(model: Any, head: Head) -> str:
+    """Give the model the fast path; returns what of it takes that."""
+    from llmint8.fast import fast_path, optimize_for_inference
+
+    optimize_for_inference(model, head="int8" if head is Head.int8 else "keep")
+    return str(fast_path(model))
 
 
 def _encode(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> dict[str, Any]:
