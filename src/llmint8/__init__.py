@@ -8,7 +8,7 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from llmint8 import backends
+from llmint8 import backends, optim
 from llmint8.config import Int8Config
 from llmint8.convert import ConversionReport, dequantize_model, quantize_model, set_threshold
 from llmint8.errors import (
@@ -49,6 +49,7 @@ __all__ = [
     "convert_checkpoint",
     "dequantize_model",
     "merge_report",
+    "optim",
     "optimize_for_inference",
     "quantize_model",
     "set_threshold",

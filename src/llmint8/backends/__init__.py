@@ -1,5 +1,12 @@
 """Kernels for the operations, and why one is absent."""
 
-from llmint8.backends.native import BackendStatus, register, status
+from llmint8.backends import native, optimizer
+from llmint8.backends.native import BackendStatus, status
 
 __all__ = ["BackendStatus", "register", "status"]
+
+
+def register() -> None:
+    """Make the kernels the operations' CPU implementations; the library is loaded at the first call."""
+    native.register()
+    optimizer.register()
