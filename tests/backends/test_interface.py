@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from llmint8.backends import decoder_header
 from llmint8.backends.library import ABI_VERSION, SIGNATURES
 
-HEADER = Path(__file__).parents[2] / "csrc" / "include" / "llmint8.h"
-TEXT = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
+FOLDER = Path(__file__).parents[2] / "csrc" / "include"
+TEXT = re.sub(r"/\*.*?\*/", "", "".join(p.read_text() for p in sorted(FOLDER.glob("*.h"))), flags=re.DOTALL)
+#: C structs, and their mirrors in Python.
+STRUCTS = {
+    "llmint8_decoder_linear": decoder_header.LinearStruct,
+    "llmint8_decoder_layer": decoder_header.LayerStruct,
+    "llmint8_decoder": decoder_header.DecoderStruct,
+    "llmint8_decoder_tokens": decoder_header.TokensStruct,
+}
 PROTOTYPES = {
     m[2]: (m[1], m[3])
     for m in re.finditer(r"LLMINT8_API ([\w* ]+?[ *])(llmint8_\w+)\((.*?)\);", TEXT, re.DOTALL)
@@ -25,8 +33,10 @@ def spell(ctype: object) -> str:
         ctypes.c_int64: "int64_t",
         ctypes.c_uint32: "uint32_t",
         ctypes.c_float: "float",
+        ctypes.c_double: "double",
         ctypes.c_void_p: "void*",
         ctypes.c_char_p: "char*",
+        **{mirror: name for name, mirror in STRUCTS.items()},
     }
     return names.get(ctype) or f"{names[ctype._type_]}*"
 
@@ -49,6 +59,26 @@ def test_the_same_types(name: str) -> None:
     assert parse(result) == spell(want_result)
     declared = [] if arguments.strip() == "void" else [parse(a) for a in arguments.split(",")]
     assert declared == [spell(a) for a in want_arguments]
+
+
+def fields(declarations: str) -> list[tuple[str, str]]:
+    """Names and types of the fields of a struct `int64_t a, b; const void* c;`, pointers as `void*`."""
+    result = []
+    for line in re.findall(r"[^;]+;", declarations):
+        kind, names = re.match(r"\s*(.+?)\s*(\w+(?:,\s*\w+)*);", line.replace("const", " ")).groups()
+        result += [(name, "void*" if "*" in kind else kind) for name in re.split(r",\s*", names)]
+    return result
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_the_same_structs(name: str) -> None:
+    (declared,) = re.findall(rf"typedef struct \{{([^}}]*)\}} {name};", TEXT)
+    assert fields(declared) == [(field, spell(kind)) for field, kind in STRUCTS[name]._fields_]
+
+
+def test_the_same_activations() -> None:
+    declared = {name.lower(): int(value) for name, value in re.findall(r"LLMINT8_([A-Z_]+) = (\d+)", TEXT)}
+    assert {name: declared[name] for name in decoder_header.ACTIVATIONS} == decoder_header.ACTIVATIONS
 
 
 def test_the_same_version() -> None:
