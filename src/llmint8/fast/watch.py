@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from operator import attrgetter, is_
+from itertools import repeat, starmap
+from operator import attrgetter, contains, getitem, is_
 from typing import Any
 
 import torch
@@ -31,11 +32,16 @@ class Watch:
         inner = [module for module in modules if module._modules and module is not root]
         self._root = weakref.ref(root)
         self._top = [(name, weakref.ref(child)) for name, child in root.named_children()]
-        self._places: list[dict[str, Any]] = [module._modules for module in inner]
-        self._children = [list(place.values()) for place in self._places]
-        self._parameters = [module._parameters for module in modules if module._parameters]
-        self._buffers = [module._buffers for module in modules if module._buffers]
-        self._tensors = self._now()
+        # Flat lists of owners and keys, so that a look is a few loops in C.
+        self._places = [module._modules for module in inner]
+        self._place_keys = [(place, key) for place in self._places for key in place]
+        self._children = [place[key] for place, key in self._place_keys]
+        self._owners: list[dict[str, Any]] = [
+            owner for module in modules for owner in (module._parameters, module._buffers) if owner
+        ]
+        self._tensor_keys = [(owner, key) for owner in self._owners for key in owner]
+        self._held = [owner[key] for owner, key in self._tensor_keys]
+        self._tensors: list[Tensor] = [tensor for tensor in self._held if tensor is not None]
         self._pointers = list(map(Tensor.data_ptr, self._tensors))
         self._thresholded = [module for module in modules if hasattr(module, "_threshold_code")]
         self._thresholds = list(map(_threshold, self._thresholded))
@@ -45,27 +51,19 @@ class Watch:
         self._dicts = [module.__dict__ for module in modules if module not in own]
         self._replaced = self._forwards()
 
-    def _now(self) -> list[Tensor]:
-        groups = (self._parameters, self._buffers)
-        return [t for group in groups for owner in group for t in owner.values() if t is not None]
-
     def _forwards(self) -> int:
-        return sum("forward" in attributes for attributes in self._dicts)
+        return sum(map(contains, self._dicts, repeat("forward")))
 
     def unchanged(self) -> bool:
         """Whether every module, tensor, threshold and hook is the one that was there."""
-        tensors, root = self._now(), self._root()
+        root = self._root()
         return (
             root is not None
             and len(root._modules) == len(self._top)
             and all(root._modules.get(name) is child() for name, child in self._top)
-            and len(tensors) == len(self._tensors)
-            and all(map(is_, tensors, self._tensors))
-            and list(map(Tensor.data_ptr, tensors)) == self._pointers
-            and all(
-                len(place) == len(children) and all(map(is_, place.values(), children))
-                for place, children in zip(self._places, self._children, strict=True)
-            )
+            and _same(self._owners, self._tensor_keys, self._held)
+            and _same(self._places, self._place_keys, self._children)
+            and list(map(Tensor.data_ptr, self._tensors)) == self._pointers
             and list(map(_threshold, self._thresholded)) == self._thresholds
             and list(map(len, self._hooks)) == self._hook_counts
             and self._forwards() == self._replaced
@@ -79,6 +77,16 @@ class Watch:
     def tensors(self) -> Iterable[Tensor]:
         """Every parameter and buffer."""
         return self._tensors
+
+
+def _same(owners: list[dict[str, Any]], places: list[tuple[dict[str, Any], str]], held: list[Any]) -> bool:
+    """Whether owners hold what they held, and nothing more."""
+    if sum(map(len, owners)) != len(held):
+        return False
+    try:
+        return all(map(is_, starmap(getitem, places), held))
+    except KeyError:
+        return False
 
 
 def trains(tensors: Iterable[Tensor]) -> bool:
