@@ -192,3 +192,9 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "overrides": self.overrides, "pages": self.pages}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # those that bitsandbytes saved lack some options
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
