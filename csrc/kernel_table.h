@@ -9,6 +9,13 @@
 
 namespace llmint8 {
 
+// Digits of activations [m, k] times digits of a weight [n, k].
+struct Product {
+    const QuantizedRows* rows;
+    const int8_t* weight;
+    int64_t n;
+};
+
 // One linear layer on rows of activations: what its caller says, and what the driver adds for the kernels.
 struct LinearCall {
     int64_t n;
@@ -26,6 +33,9 @@ struct LinearCall {
     // The driver's.
     const QuantizedRows* rows = nullptr;          // digits of x, [m, k]
     const QuantizedRows* outlier_rows = nullptr;  // those of its columns outlier_cols, [m, p]; null if p = 0
+
+    LLMINT8_INLINE Product codes() const { return {rows, weight, n}; }
+    LLMINT8_INLINE Product second_digits() const { return {outlier_rows, weight_low, n}; }
 };
 
 struct KernelTable {

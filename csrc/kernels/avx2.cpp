@@ -12,11 +12,11 @@ inline __m256i widen_codes(const int8_t* from) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
-// 16 codes from position i of a weight row on, as int16; zeros past its end.
-inline __m256i load_codes(const int8_t* weight, int64_t i, int64_t k) {
-    if (k - i >= 16) return widen_codes(weight + i);
+// 16 codes of a weight that ends at `end`, as int16; zeros past it.
+inline __m256i load_codes(const int8_t* from, const int8_t* end) {
+    if (end - from >= 16) return widen_codes(from);
     int8_t tail[16] = {};
-    if (k > i) std::memcpy(tail, weight + i, static_cast<size_t>(k - i));
+    std::memcpy(tail, from, static_cast<size_t>(end - from));
     return widen_codes(tail);
 }
 
@@ -112,12 +112,12 @@ struct Avx2 {
         for (; i < k; i += 16) {
             dot_step<kRows>(
                 acc, [&](int r) { return load(row[r].digits + i); },
-                [&](int c) { return load_codes(w.at[c], i, k); });
+                [&](int c) { return load_codes(w.at[c] + i, w.end); });
         }
         for (int r = 0; r < kRows; ++r) store_sums(acc[r], row[r].sums + at);
     }
 
-    static void dot_units(const DotColumns<Avx2>& w, const HighUnits& units, int64_t k, int32_t* sums) {
+    static void dot_units(const DotColumns<Avx2>& w, const HighUnits& units, int32_t* sums) {
         __m256i acc[1][4];
         for (auto& sum : acc[0]) sum = _mm256_setzero_si256();
         const int16_t* digits = static_cast<const int16_t*>(units.digits);
@@ -125,20 +125,20 @@ struct Avx2 {
             const int64_t i = units.index[u] * kUnit;
             dot_step<1>(
                 acc, [&](int) { return load(digits + u * kUnit); },
-                [&](int c) { return load_codes(w.at[c], i, k); });
+                [&](int c) { return load_codes(w.at[c] + i, w.end); });
         }
         store_sums(acc[0], sums);
     }
 
     // Weight rows [begin, end) to a panel [padded_k / 2][16][2] of int16.
-    static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, int16_t* panel) {
-        const int64_t k = call.rows->k();
+    static void pack_panel(const Product& product, int64_t begin, int64_t end, int16_t* panel) {
+        const int64_t k = product.rows->k();
         for (int half = 0; half < 2; ++half) {
-            const WeightRows<8> weight(call, begin + half * 8, end);
+            const WeightRows<8> weight(product, begin + half * 8, end);
             for (int64_t i = 0; i < k; i += 16) {
                 if (i % 64 == 0) weight.prefetch(i + pack_ahead(k));
                 __m256i v[8];
-                for (int c = 0; c < 8; ++c) v[c] = load_codes(weight.at[c], i, k);
+                for (int c = 0; c < 8; ++c) v[c] = load_codes(weight.at[c] + i, weight.end);
                 transpose(v);
                 for (int w = 0; w < 8; ++w) store(v[w], panel + (i + 2 * w) * kColumns + half * 16);
             }

@@ -17,11 +17,11 @@ inline __m512i to_unsigned(__m512i codes) {
     return _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(0x80)));
 }
 
-// 64 codes from position i of a weight row on; past its end, what the zero digits there cancel.
-inline __m512i load_codes(const int8_t* weight, int64_t i, int64_t k) {
-    if (k - i >= 64) return to_unsigned(_mm512_loadu_si512(weight + i));
+// 64 codes of a weight that ends at `end`; past it, what the zero digits there cancel.
+inline __m512i load_codes(const int8_t* from, const int8_t* end) {
+    if (end - from >= 64) return to_unsigned(_mm512_loadu_si512(from));
     int8_t tail[64] = {};
-    std::memcpy(tail, weight + i, static_cast<size_t>(k - i));
+    std::memcpy(tail, from, static_cast<size_t>(end - from));
     return to_unsigned(_mm512_loadu_si512(tail));
 }
 
@@ -86,9 +86,9 @@ struct Avx512Vnni {
     // 64 digits of kRows rows, times the same codes of the four columns.
     template <int kRows, class Digits>
     static void dot_step(__m512i (&acc)[kRows][kDotColumns], const DotColumns<Avx512Vnni>& w, int64_t i,
-                         int64_t k, const Digits& digits_of) {
+                         const Digits& digits_of) {
         __m512i codes[kDotColumns];
-        for (int c = 0; c < kDotColumns; ++c) codes[c] = load_codes(w.at[c], i, k);
+        for (int c = 0; c < kDotColumns; ++c) codes[c] = load_codes(w.at[c] + i, w.end);
         for (int r = 0; r < kRows; ++r) {
             const __m512i digits = digits_of(r);
             for (int c = 0; c < kDotColumns; ++c)
@@ -104,33 +104,33 @@ struct Avx512Vnni {
         }
         for (int64_t i = 0; i < k; i += 64) {
             w.prefetch(i + kDotColumns * k);
-            dot_step<kRows>(acc, w, i, k, [&](int r) { return _mm512_load_si512(row[r].digits + i); });
+            dot_step<kRows>(acc, w, i, [&](int r) { return _mm512_load_si512(row[r].digits + i); });
         }
         for (int r = 0; r < kRows; ++r) {
             store_sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], row[r].sums + at);
         }
     }
 
-    static void dot_units(const DotColumns<Avx512Vnni>& w, const HighUnits& units, int64_t k, int32_t* sums) {
+    static void dot_units(const DotColumns<Avx512Vnni>& w, const HighUnits& units, int32_t* sums) {
         __m512i acc[1][kDotColumns];
         for (auto& sum : acc[0]) sum = _mm512_setzero_si512();
         const int8_t* digits = static_cast<const int8_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u) {
-            dot_step<1>(acc, w, units.index[u] * kUnit, k,
+            dot_step<1>(acc, w, units.index[u] * kUnit,
                         [&](int) { return _mm512_load_si512(digits + u * kUnit); });
         }
         store_sums(acc[0][0], acc[0][1], acc[0][2], acc[0][3], sums);
     }
 
     // Weight rows [begin, end) to a panel [padded_k / 4][32][4], unsigned.
-    static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, uint8_t* panel) {
-        const int64_t k = call.rows->k();
+    static void pack_panel(const Product& product, int64_t begin, int64_t end, uint8_t* panel) {
+        const int64_t k = product.rows->k();
         for (int half = 0; half < 2; ++half) {
-            const WeightRows<16> weight(call, begin + half * 16, end);
+            const WeightRows<16> weight(product, begin + half * 16, end);
             for (int64_t i = 0; i < k; i += 64) {
                 weight.prefetch(i + kPackAhead);
                 __m512i v[16];
-                for (int c = 0; c < 16; ++c) v[c] = load_codes(weight.at[c], i, k);
+                for (int c = 0; c < 16; ++c) v[c] = load_codes(weight.at[c] + i, weight.end);
                 transpose(v);
                 uint8_t* to = panel + i * kColumns + half * 64;
                 for (int g = 0; g < 16; ++g) _mm512_store_si512(to + g * kWordBytes * kColumns, v[g]);

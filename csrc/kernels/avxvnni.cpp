@@ -23,25 +23,25 @@ inline __m256i load_whole(const int8_t* from) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
-// 32 codes from position i of a weight row on; past its end, what the zero digits there cancel.
-inline __m256i load_codes(const int8_t* weight, int64_t i, int64_t k) {
-    if (k - i >= 32) return to_unsigned(load_whole(weight + i));
+// 32 codes of a weight that ends at `end`; past it, what the zero digits there cancel.
+inline __m256i load_codes(const int8_t* from, const int8_t* end) {
+    if (end - from >= 32) return to_unsigned(load_whole(from));
     int8_t tail[32] = {};
-    if (k > i) std::memcpy(tail, weight + i, static_cast<size_t>(k - i));
+    std::memcpy(tail, from, static_cast<size_t>(end - from));
     return to_unsigned(load_whole(tail));
 }
 
-// The same 16 codes of two weight rows, one in each half.
-inline __m256i load_two(const int8_t* low, const int8_t* high, int64_t i, int64_t k) {
-    int8_t tails[2][16] = {};
-    if (k - i < 16) {
-        std::memcpy(tails[0], low + i, static_cast<size_t>(k - i));
-        std::memcpy(tails[1], high + i, static_cast<size_t>(k - i));
-        return to_unsigned(load_whole(tails[0]));
-    }
-    const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(low + i));
-    const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(high + i));
-    return to_unsigned(_mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1));
+inline __m128i load_half(const int8_t* from, const int8_t* end) {
+    if (end - from >= 16) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    int8_t tail[16] = {};
+    std::memcpy(tail, from, static_cast<size_t>(end - from));
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(tail));
+}
+
+// 16 codes of each of two weight rows, one in each half.
+inline __m256i load_two(const int8_t* low, const int8_t* high, const int8_t* end) {
+    const __m256i first = _mm256_castsi128_si256(load_half(low, end));
+    return to_unsigned(_mm256_inserti128_si256(first, load_half(high, end), 1));
 }
 
 template <class Element>
@@ -122,31 +122,33 @@ struct AvxVnni {
         for (; i < k; i += 32) {
             dot_step<kRows>(
                 acc, [&](int r) { return row[r].digits + i; },
-                [&](int c) { return load_codes(w.at[c], i, k); });
+                [&](int c) { return load_codes(w.at[c] + i, w.end); });
         }
         for (int r = 0; r < kRows; ++r) store_sums(acc[r], row[r].sums + at);
     }
 
-    static void dot_units(const DotColumns<AvxVnni>& w, const HighUnits& units, int64_t k, int32_t* sums) {
+    static void dot_units(const DotColumns<AvxVnni>& w, const HighUnits& units, int32_t* sums) {
         __m256i acc[1][4];
         for (auto& sum : acc[0]) sum = _mm256_setzero_si256();
         const int8_t* digits = static_cast<const int8_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u) {
             dot_step<1>(
                 acc, [&](int) { return digits + u * kUnit; },
-                [&](int c) { return load_codes(w.at[c], units.index[u] * kUnit, k); });
+                [&](int c) { return load_codes(w.at[c] + units.index[u] * kUnit, w.end); });
         }
         store_sums(acc[0], sums);
     }
 
     // Weight rows [begin, end) to a panel [padded_k / 4][16][4], unsigned.
-    static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, uint8_t* panel) {
-        const int64_t k = call.rows->k();
+    static void pack_panel(const Product& product, int64_t begin, int64_t end, uint8_t* panel) {
+        const int64_t k = product.rows->k();
         for (int half = 0; half < 2; ++half) {
-            const WeightRows<8> weight(call, begin + half * 8, end);
+            const WeightRows<8> weight(product, begin + half * 8, end);
             for (int64_t i = 0; i < k; i += 16) {
                 __m256i v[4];
-                for (int c = 0; c < 4; ++c) v[c] = load_two(weight.at[c], weight.at[c + 4], i, k);
+                for (int c = 0; c < 4; ++c) {
+                    v[c] = load_two(weight.at[c] + i, weight.at[c + 4] + i, weight.end);
+                }
                 transpose_halves(v);
                 uint8_t* to = panel + i * kColumns + half * 32;
                 for (int w = 0; w < 4; ++w) store(v[w], to + w * kWordBytes * kColumns);

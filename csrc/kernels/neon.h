@@ -11,11 +11,11 @@
 namespace llmint8 {
 namespace {
 
-// 16 codes from position i of a weight row on; zeros past its end.
-inline int8x16_t load_codes(const int8_t* weight, int64_t i, int64_t k) {
-    if (k - i >= 16) return vld1q_s8(weight + i);
+// 16 codes of a weight that ends at `end`; zeros past it.
+inline int8x16_t load_codes(const int8_t* from, const int8_t* end) {
+    if (end - from >= 16) return vld1q_s8(from);
     int8_t tail[16] = {};
-    if (k > i) std::memcpy(tail, weight + i, static_cast<size_t>(k - i));
+    std::memcpy(tail, from, static_cast<size_t>(end - from));
     return vld1q_s8(tail);
 }
 
@@ -87,7 +87,7 @@ struct Neon {
         for (; i < k; i += 16) {
             dot_step<kRows>(
                 acc[0], [&](int r) { return row[r].digits + i; },
-                [&](int c) { return load_codes(w.at[c], i, k); });
+                [&](int c) { return load_codes(w.at[c] + i, w.end); });
         }
         for (int r = 0; r < kRows; ++r) {
             int32x4_t total[4];
@@ -99,14 +99,14 @@ struct Neon {
         }
     }
 
-    static void dot_units(const DotColumns<Neon>& w, const HighUnits& units, int64_t k, int32_t* sums) {
+    static void dot_units(const DotColumns<Neon>& w, const HighUnits& units, int32_t* sums) {
         Sum acc[1][4];
         set_zero(acc);
         const int8_t* digits = static_cast<const int8_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u) {
             dot_step<1>(
                 acc, [&](int) { return digits + u * kUnit; },
-                [&](int c) { return load_codes(w.at[c], units.index[u] * kUnit, k); });
+                [&](int c) { return load_codes(w.at[c] + units.index[u] * kUnit, w.end); });
         }
         int32x4_t total[4];
         for (int c = 0; c < kDotColumns; ++c) total[c] = Ops::total(acc[0][c]);
@@ -114,13 +114,13 @@ struct Neon {
     }
 
     // Weight rows [begin, end) to a panel [padded_k / 4][12][4].
-    static void pack_panel(const LinearCall& call, int64_t begin, int64_t end, int8_t* panel) {
-        const int64_t k = call.rows->k();
+    static void pack_panel(const Product& product, int64_t begin, int64_t end, int8_t* panel) {
+        const int64_t k = product.rows->k();
         for (int part = 0; part < kColumns; part += 4) {
-            const WeightRows<4> weight(call, begin + part, end);
+            const WeightRows<4> weight(product, begin + part, end);
             for (int64_t i = 0; i < k; i += 16) {
                 int8x16_t v[4];
-                for (int c = 0; c < 4; ++c) v[c] = load_codes(weight.at[c], i, k);
+                for (int c = 0; c < 4; ++c) v[c] = load_codes(weight.at[c] + i, weight.end);
                 transpose(v);
                 for (int w = 0; w < 4; ++w) {
                     vst1q_s8(panel + i * kColumns + (w * kColumns + part) * kWordBytes, v[w]);

@@ -13,8 +13,8 @@
 //   kFewRows                   up to here packing a panel costs more than it saves
 //   kOffset                    what was added to every weight; the row's digit sum undoes it
 //   dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows
-//   dot_units(columns, units, k, sums)       the same for the listed units of one row
-//   pack_panel(call, begin, end, panel)      weight rows [begin, end), repeated to kColumns
+//   dot_units(columns, units, sums)          the same for the listed units of one row
+//   pack_panel(product, begin, end, panel)   weight rows [begin, end), repeated to kColumns
 //   tile<R>(panel, digits, words, sums)      sums[r][0 .. kColumns) of an interleaved block of R rows
 //   tile_units<R>(panel, units, sums)        the same for the listed words
 #pragma once
@@ -27,12 +27,14 @@ namespace {
 template <class Isa>
 using Digit = typename Isa::Digit;
 
-// Weight rows from n on that a kernel reads side by side; past the end of the matrix the last one repeats.
+// Weight rows from n on that a kernel reads side by side; past the last one of the tile that one repeats.
+// Past the end of a row a kernel may read on in the next, since the digits there are zero, up to `end`.
 template <int kRows>
 struct WeightRows {
-    WeightRows(const LinearCall& call, int64_t n, int64_t end) {
-        const int64_t k = call.rows->k();
-        for (int r = 0; r < kRows; ++r) at[r] = call.weight + (n + r < end ? n + r : end - 1) * k;
+    WeightRows(const Product& product, int64_t n, int64_t last)
+        : end(product.weight + product.n * product.rows->k()) {
+        const int64_t k = product.rows->k();
+        for (int r = 0; r < kRows; ++r) at[r] = product.weight + (n + r < last ? n + r : last - 1) * k;
     }
 
     // Ask for the cache line at position i of each row, which need not exist.
@@ -41,6 +43,7 @@ struct WeightRows {
     }
 
     const int8_t* at[kRows];
+    const int8_t* end;
 };
 
 // Those that a dot product reads.
@@ -102,23 +105,35 @@ struct Rows<Isa, 0> {
     static void tile_units(int64_t, const typename Isa::Panel*, const HighUnits&, Sums) {}
 };
 
-// All rows, which are few, of one tile of columns. sums[row] starts at the tile's first column.
+// The sums of up to kRows rows of a product in one tile of columns.
+template <class Isa, int kRows>
+struct TileSums {
+    // Those of one row, for the epilogue.
+    DigitSums take(int64_t r, const RowScale& scale) {
+        undo_offset<Isa>(low[r], scale.lo_sum);
+        if (scale.has_high) undo_offset<Isa>(high[r], scale.hi_sum);
+        return {low[r], scale.has_high ? high[r] : nullptr};
+    }
+
+    alignas(64) int32_t low[kRows][Isa::kColumns], high[kRows][Isa::kColumns];
+};
+
+// All rows, which are few, times one tile of columns.
 template <class Isa>
-void few_rows(const LinearCall& call, int64_t begin, int64_t end) {
-    const QuantizedRows& rows = *call.rows;
+void few_rows_sums(const Product& product, int64_t begin, int64_t end, TileSums<Isa, Isa::kFewRows>& sums) {
+    const QuantizedRows& rows = *product.rows;
     const int64_t m = rows.m(), k = rows.k();
-    alignas(64) int32_t low[Isa::kFewRows][Isa::kColumns], high[Isa::kFewRows][Isa::kColumns];
     DotRow<Isa> pass[2 * Isa::kFewRows];  // high digits that are kept whole are one more row
     int64_t passes = 0;
     for (int64_t row = 0; row < m; ++row) {
         const Block& block = rows.block(row);
-        pass[passes++] = {static_cast<const Digit<Isa>*>(block.lo), low[row]};
+        pass[passes++] = {static_cast<const Digit<Isa>*>(block.lo), sums.low[row]};
         if (block.high == High::kWhole) {
-            pass[passes++] = {static_cast<const Digit<Isa>*>(block.units.digits), high[row]};
+            pass[passes++] = {static_cast<const Digit<Isa>*>(block.units.digits), sums.high[row]};
         }
     }
     for (int64_t n = begin; n < end; n += Isa::kDotColumns) {
-        const DotColumns<Isa> w(call, n, end);
+        const DotColumns<Isa> w(product, n, end);
         const int64_t at = n - begin;
         for (int64_t p = 0; p < passes; p += Isa::kDotRows) {
             const int64_t count = passes - p < Isa::kDotRows ? passes - p : Isa::kDotRows;
@@ -126,43 +141,74 @@ void few_rows(const LinearCall& call, int64_t begin, int64_t end) {
         }
         for (int64_t row = 0; row < m; ++row) {
             if (rows.block(row).high == High::kOwn) {
-                Isa::dot_units(w, rows.row(row).units, k, &high[row][at]);
+                Isa::dot_units(w, rows.row(row).units, &sums.high[row][at]);
             }
         }
     }
-    const ColumnScales<Isa::kColumns> columns(call, begin, end);
-    for (int64_t row = 0; row < m; ++row) {
-        const RowScale& scale = rows.row(row).scale;
-        const bool has_high = rows.block(row).high != High::kNone;
-        undo_offset<Isa>(low[row], scale.lo_sum);
-        if (has_high) undo_offset<Isa>(high[row], scale.hi_sum);
-        finish_row(call, columns, row, begin, end, low[row], has_high ? high[row] : nullptr);
+}
+
+// One block of rows times one panel.
+template <class Isa>
+void block_sums(const QuantizedRows& rows, int64_t b, const typename Isa::Panel* panel,
+                TileSums<Isa, Isa::kMaxRows>& sums) {
+    using OneOf = Rows<Isa, Isa::kMaxRows>;
+    constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit<Isa>));
+    const int64_t words = (rows.k() + kWord - 1) / kWord;
+    const Block& block = rows.block(b);
+    OneOf::tile(block.rows, panel, block.lo, words, sums.low);
+    if (block.high == High::kShared) OneOf::tile_units(block.rows, panel, block.units, sums.high);
+    if (block.high == High::kWhole) OneOf::tile(block.rows, panel, block.units.digits, words, sums.high);
+    for (int64_t r = 0; block.high == High::kOwn && r < block.rows; ++r) {
+        const Row& row = rows.row(block.begin + r);
+        if (row.scale.has_high) Isa::template tile_units<1>(panel, row.units, &sums.high[r]);
     }
 }
 
-// All blocks of many rows against one panel.
+// Outputs of rows from `first` on, of both products of a call.
+template <class Isa, int kRows>
+void finish_rows(const LinearCall& call, const ColumnScales<Isa::kColumns>& columns, int64_t begin,
+                 int64_t end, int64_t first, int64_t count, TileSums<Isa, kRows>& codes,
+                 TileSums<Isa, kRows>& second) {
+    for (int64_t r = 0; r < count; ++r) {
+        const int64_t row = first + r;
+        const DigitSums sums = codes.take(r, call.rows->row(row).scale);
+        if (call.p == 0) {
+            finish_row(call, columns, row, begin, end, sums, nullptr);
+        } else {
+            const DigitSums more = second.take(r, call.outlier_rows->row(row).scale);
+            finish_row(call, columns, row, begin, end, sums, &more);
+        }
+    }
+}
+
+template <class Isa>
+void few_rows(const LinearCall& call, int64_t begin, int64_t end) {
+    TileSums<Isa, Isa::kFewRows> codes, second;
+    few_rows_sums<Isa>(call.codes(), begin, end, codes);
+    if (call.p > 0) few_rows_sums<Isa>(call.second_digits(), begin, end, second);
+    const ColumnScales<Isa::kColumns> columns(call, begin, end);
+    finish_rows<Isa>(call, columns, begin, end, 0, call.rows->m(), codes, second);
+}
+
+// Elements of a panel of a weight that is multiplied with these rows.
+template <class Isa>
+int64_t panel_size(const QuantizedRows& rows) {
+    return rows.padded_k() * Isa::kColumns;
+}
+
+// All blocks of many rows, against a panel of the codes and one of the second digits.
 template <class Isa>
 void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa::Panel* panel) {
-    using OneOf = Rows<Isa, Isa::kMaxRows>;
-    const QuantizedRows& rows = *call.rows;
-    constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit<Isa>));
-    const int64_t words = (rows.k() + kWord - 1) / kWord;
-    Isa::pack_panel(call, begin, end, panel);
+    typename Isa::Panel* second_panel = panel + panel_size<Isa>(*call.rows);
+    Isa::pack_panel(call.codes(), begin, end, panel);
+    if (call.p > 0) Isa::pack_panel(call.second_digits(), begin, end, second_panel);
     const ColumnScales<Isa::kColumns> columns(call, begin, end);
-    alignas(64) int32_t low[Isa::kMaxRows][Isa::kColumns], high[Isa::kMaxRows][Isa::kColumns];
-    for (int64_t b = 0; b < rows.blocks(); ++b) {
-        const Block& block = rows.block(b);
-        OneOf::tile(block.rows, panel, block.lo, words, low);
-        if (block.high == High::kShared) OneOf::tile_units(block.rows, panel, block.units, high);
-        if (block.high == High::kWhole) OneOf::tile(block.rows, panel, block.units.digits, words, high);
-        for (int64_t r = 0; r < block.rows; ++r) {
-            const Row& row = rows.row(block.begin + r);
-            const bool has_high = row.scale.has_high;
-            if (has_high && block.high == High::kOwn) Isa::template tile_units<1>(panel, row.units, &high[r]);
-            undo_offset<Isa>(low[r], row.scale.lo_sum);
-            if (has_high) undo_offset<Isa>(high[r], row.scale.hi_sum);
-            finish_row(call, columns, block.begin + r, begin, end, low[r], has_high ? high[r] : nullptr);
-        }
+    TileSums<Isa, Isa::kMaxRows> codes, second;
+    for (int64_t b = 0; b < call.rows->blocks(); ++b) {
+        const Block& block = call.rows->block(b);
+        block_sums<Isa>(*call.rows, b, panel, codes);
+        if (call.p > 0) block_sums<Isa>(*call.outlier_rows, b, second_panel, second);
+        finish_rows<Isa>(call, columns, begin, end, block.begin, block.rows, codes, second);
     }
 }
 
@@ -173,9 +219,9 @@ int64_t rows_per_block(int64_t m) {
 
 template <class Isa>
 int64_t scratch_bytes(const LinearCall& call) {
-    const QuantizedRows& rows = *call.rows;
-    const int64_t element = static_cast<int64_t>(sizeof(typename Isa::Panel));
-    return rows.m() <= Isa::kFewRows ? 0 : rows.padded_k() * Isa::kColumns * element;
+    if (call.rows->m() <= Isa::kFewRows) return 0;
+    const int64_t second = call.p > 0 ? panel_size<Isa>(*call.outlier_rows) : 0;
+    return (panel_size<Isa>(*call.rows) + second) * static_cast<int64_t>(sizeof(typename Isa::Panel));
 }
 
 template <class Isa>

@@ -21,16 +21,16 @@ int32_t dot(const int8_t* a, const int8_t* b, int64_t count) {
     return sum;
 }
 
-void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
-    const QuantizedRows& rows = *call.rows;
-    const int64_t k = rows.k();
-    const ColumnScales<kColumns> columns(call, begin, end);
-    for (int64_t row = 0; row < rows.m(); ++row) {
+// The sums of one row of a product and one tile of columns.
+struct RowSums {
+    RowSums(const Product& product, int64_t row, int64_t begin, int64_t end) {
+        const QuantizedRows& rows = *product.rows;
+        const int64_t k = rows.k();
         const Block& block = rows.block(row);
         const HighUnits& own = rows.row(row).units;
-        int32_t low[kColumns] = {}, high[kColumns] = {};
+        has_high = block.high != High::kNone;
         for (int64_t n = begin; n < end; ++n) {
-            const int8_t* weight = call.weight + n * k;
+            const int8_t* weight = product.weight + n * k;
             low[n - begin] = dot(static_cast<const int8_t*>(block.lo), weight, k);
             if (block.high == High::kWhole) {
                 high[n - begin] = dot(static_cast<const int8_t*>(block.units.digits), weight, k);
@@ -42,7 +42,25 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
                 }
             }
         }
-        finish_row(call, columns, row, begin, end, low, block.high == High::kNone ? nullptr : high);
+    }
+
+    DigitSums sums() const { return {low, has_high ? high : nullptr}; }
+
+    int32_t low[kColumns] = {}, high[kColumns] = {};
+    bool has_high;
+};
+
+void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
+    const ColumnScales<kColumns> columns(call, begin, end);
+    for (int64_t row = 0; row < call.rows->m(); ++row) {
+        const RowSums sums(call.codes(), row, begin, end);
+        if (call.p == 0) {
+            finish_row(call, columns, row, begin, end, sums.sums(), nullptr);
+            continue;
+        }
+        const RowSums second(call.second_digits(), row, begin, end);
+        const DigitSums second_sums = second.sums();
+        finish_row(call, columns, row, begin, end, sums.sums(), &second_sums);
     }
 }
 

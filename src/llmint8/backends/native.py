@@ -191,9 +191,8 @@ def _linear(
     weight_low: Tensor | None = None,
 ) -> Tensor:
     native = engine()
-    if native is None or outlier_cols is not None or weight_low is not None:
-        return ops.reference_linear(x, weight, absmax, bias, threshold, outlier_cols, weight_low)
-    return native.linear(x, weight, absmax, bias, threshold)
+    run = ops.reference_linear if native is None else native.linear
+    return run(x, weight, absmax, bias, threshold, outlier_cols, weight_low)
 
 
 def register() -> None:
