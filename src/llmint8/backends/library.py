@@ -20,6 +20,7 @@ LIBRARY_VARIABLE = "LLMINT8_LIBRARY"
 _ISA_THREADS_DTYPE = [c_int32, c_int32, c_int32]
 _SIZES = [c_int64, c_int64, c_int64]
 _WEIGHT = [POINTER(c_int8), POINTER(c_float)]
+_SECOND_DIGIT = [c_int64, POINTER(c_int32), POINTER(c_int8)]
 _OPTIMIZER = [*[c_void_p] * 5, *[POINTER(c_float)] * 4]
 #: Result and argument types of every function of the header.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -36,14 +37,22 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "llmint8_linear": (
         c_int32,
-        [*_ISA_THREADS_DTYPE, c_int32, *_SIZES, c_void_p, *_WEIGHT, c_void_p, c_float]
-        + [c_int64, POINTER(c_int32), POINTER(c_int8), c_void_p],
+        [
+            *_ISA_THREADS_DTYPE,
+            c_int32,
+            *_SIZES,
+            c_void_p,
+            *_WEIGHT,
+            c_void_p,
+            c_float,
+            *_SECOND_DIGIT,
+            c_void_p,
+        ],
     ),
     "llmint8_decode": (c_int32, [c_int32, c_int32, POINTER(DecoderStruct), POINTER(TokensStruct)]),
     "llmint8_input_gradient": (
         c_int32,
-        [*_ISA_THREADS_DTYPE, *_SIZES, c_void_p, *_WEIGHT]
-        + [c_int64, POINTER(c_int32), POINTER(c_int8), c_void_p],
+        [*_ISA_THREADS_DTYPE, *_SIZES, c_void_p, *_WEIGHT, *_SECOND_DIGIT, c_void_p],
     ),
     "llmint8_optimizer_step": (
         c_int32,

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from llmint8.errors import InputError
+from llmint8.ops.input_gradient import input_gradient
 from llmint8.ops.library import LIBRARY, define
-from llmint8.ops.linear import input_gradient, linear
+from llmint8.ops.linear import linear
 
 
 def _check(x: Tensor, expert: Tensor, weight: Tensor, absmax: Tensor) -> None:

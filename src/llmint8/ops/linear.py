@@ -20,11 +20,9 @@ from torch import Tensor
 
 from llmint8 import reference
 from llmint8.errors import InputError
+from llmint8.ops.input_gradient import input_gradient
 from llmint8.ops.library import LIBRARY, define
 from llmint8.reference.rowwise import FLOATS
-
-#: Rows of the weight that exist as floats at a time in the backward pass.
-_BACKWARD_ROWS = 1024
 
 
 def check_arguments(
@@ -119,23 +117,6 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  
     _, weight, absmax, bias, _, *low_digit = inputs
     ctx.save_for_backward(weight, absmax, *low_digit)
     ctx.bias_dtype = None if bias is None else bias.dtype
-
-
-def input_gradient(
-    grad: Tensor,
-    weight: Tensor,
-    absmax: Tensor,
-    outlier_cols: Tensor | None = None,
-    weight_low: Tensor | None = None,
-) -> Tensor:
-    """`dY · dequantise(W)`, `[..., N]` to `[..., K]`, in the dtype of dY; W becomes floats block by block."""
-    total = grad.new_zeros((*grad.shape[:-1], weight.shape[1]), dtype=torch.float32)
-    for start in range(0, weight.shape[0], _BACKWARD_ROWS):
-        rows = slice(start, start + _BACKWARD_ROWS)
-        low = None if weight_low is None else weight_low[rows]
-        block = reference.dequantize_weight(weight[rows], absmax[rows], grad.dtype, outlier_cols, low)
-        total += grad[..., rows] @ block
-    return total.to(grad.dtype)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,6 +1,7 @@
 """The meaning of every operation, in plain torch: readable, slow, and what all kernels must equal."""
 
 from llmint8.reference.blockwise import dequantize_blockwise, dynamic_code_book, quantize_blockwise
+from llmint8.reference.gradient import input_gradient
 from llmint8.reference.matmul import combine, int8_product, linear
 from llmint8.reference.optimizers import optimizer_norms, optimizer_step
 from llmint8.reference.outliers import outlier_mask
@@ -20,6 +21,7 @@ __all__ = [
     "dequantize_blockwise",
     "dequantize_weight",
     "dynamic_code_book",
+    "input_gradient",
     "int8_product",
     "linear",
     "optimizer_norms",
