@@ -28,3 +28,4 @@ def install() -> None:
     transformers_hook.install()
     for library in _LIBRARIES:
         run_after_import(library, functools.partial(_register, library))
+    run_after_import("transformers.trainer_optimizer", functools.partial(_register, "trainer"))
