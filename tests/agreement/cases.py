@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +17,32 @@ ODD = (1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 15, 16, 17, 25, 31, 32, 33, 48, 63, 64, 6
 
 @dataclass(frozen=True)
 class Case:
-    """x `[M, K]`, weight int8 `[N, K]`, absmax float32 `[N]`, bias `[N]` or None, the threshold's code."""
+    """x `[M, K]`, weight int8 `[N, K]`, absmax float32 `[N]`, bias `[N]` or None, the threshold's code.
+
+    outlier_cols int32 `[P]`, weight_low int8 `[N, P]`: the second weight digit of a few columns, or None.
+    """
 
     x: Tensor
     weight: Tensor
     absmax: Tensor
     bias: Tensor | None
     threshold: float
+    outlier_cols: Tensor | None = None
+    weight_low: Tensor | None = None
 
     @property
-    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float]:
+    def arguments(self) -> tuple[Any, ...]:
         """As `ops.linear` takes them."""
-        return self.x, self.weight, self.absmax, self.bias, self.threshold
+        layer = self.x, self.weight, self.absmax, self.bias, self.threshold
+        return *layer, self.outlier_cols, self.weight_low
 
     def __str__(self) -> str:
         bias = None if self.bias is None else self.bias.dtype
-        return f"x {self.x.dtype} {list(self.x.shape)}, N {len(self.absmax)}, bias {bias}, t {self.threshold}"
+        columns = 0 if self.outlier_cols is None else len(self.outlier_cols)
+        return (
+            f"x {self.x.dtype} {list(self.x.shape)}, N {len(self.absmax)}, bias {bias}, t {self.threshold}, "
+            f"P {columns}"
+        )
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -76,6 +87,12 @@ def _distort(x: Tensor, row: int, generator: torch.Generator, kind: int) -> None
             x[row] = x[row, at]
 
 
+def low_digit(k: int, n: int, p: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Second digits for P columns of a weight `[N, K]`, of any size that int8 has."""
+    columns = torch.randperm(k, generator=generator)[:p].sort().values.int()
+    return columns, torch.randint(-128, 128, (n, p), generator=generator).to(torch.int8)
+
+
 def random_case(seed: int, largest: int = 192) -> Case:
     """One case; sizes up to `largest`, half of them odd ones, rows of every kind."""
     choose = random.Random(seed)
@@ -97,4 +114,8 @@ def random_case(seed: int, largest: int = 192) -> Case:
     absmax = torch.rand(n, generator=generator) * 10 ** choose.uniform(-4, 2)
     absmax[torch.rand(n, generator=generator) < 0.05] = 0
     bias = torch.randn(n, generator=generator).to(choose.choice(DTYPES)) if choose.random() < 0.5 else None
-    return Case(x, weight, absmax, bias, choose.choice(THRESHOLDS))
+    threshold = choose.choice(THRESHOLDS)
+    columns = low = None
+    if choose.random() < 0.4:
+        columns, low = low_digit(k, n, min(choose.choice((0, *ODD)), k), generator)
+    return Case(x, weight, absmax, bias, threshold, columns, low)

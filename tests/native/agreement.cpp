@@ -21,9 +21,9 @@ using Bytes = std::vector<uint8_t>;
 
 struct Case {
     int32_t dtype, bias_dtype;  // bias_dtype: -1 for no bias
-    int32_t m, k, n;
+    int32_t m, k, n, p;
     float threshold;
-    Bytes x, weight, absmax, bias;
+    Bytes x, weight, absmax, bias, outlier_cols, weight_low;
 };
 
 struct Result {
@@ -40,9 +40,9 @@ size_t element_size(int32_t dtype) {
 }
 
 std::string describe(const Case& c) {
-    return "m " + std::to_string(c.m) + ", k " + std::to_string(c.k) + ", n " + std::to_string(c.n) +
-           ", dtype " + std::to_string(c.dtype) + ", bias dtype " + std::to_string(c.bias_dtype) +
-           ", threshold " + std::to_string(c.threshold);
+    return "m " + std::to_string(c.m) + ", k " + std::to_string(c.k) + ", n " + std::to_string(c.n) + ", p " +
+           std::to_string(c.p) + ", dtype " + std::to_string(c.dtype) + ", bias dtype " +
+           std::to_string(c.bias_dtype) + ", threshold " + std::to_string(c.threshold);
 }
 
 Result empty_result(const Case& c) {
@@ -60,7 +60,8 @@ Result run(const Case& c, int32_t isa, int32_t threads) {
         llmint8_linear(isa, threads, c.dtype, has_bias ? c.bias_dtype : c.dtype, c.m, c.k, c.n, c.x.data(),
                        reinterpret_cast<const int8_t*>(c.weight.data()),
                        reinterpret_cast<const float*>(c.absmax.data()), has_bias ? c.bias.data() : nullptr,
-                       c.threshold, r.y.data()) != 0) {
+                       c.threshold, c.p, reinterpret_cast<const int32_t*>(c.outlier_cols.data()),
+                       reinterpret_cast<const int8_t*>(c.weight_low.data()), r.y.data()) != 0) {
         fail(std::string(llmint8_isa_name(isa)) + ": " + llmint8_last_error());
     }
     return r;
@@ -94,15 +95,20 @@ int check_file(const char* path, const std::vector<int32_t>& isas) {
     read(file, &count, sizeof count);
     for (int32_t i = 0; i < count; ++i) {
         Case c;
-        for (int32_t* field : {&c.dtype, &c.bias_dtype, &c.m, &c.k, &c.n}) read(file, field, sizeof *field);
+        for (int32_t* field : {&c.dtype, &c.bias_dtype, &c.m, &c.k, &c.n, &c.p}) {
+            read(file, field, sizeof *field);
+        }
         read(file, &c.threshold, sizeof c.threshold);
         const size_t m = static_cast<size_t>(c.m), k = static_cast<size_t>(c.k), n = static_cast<size_t>(c.n);
         c.x.resize(m * k * element_size(c.dtype));
         c.weight.resize(n * k);
         c.absmax.resize(n * 4);
         if (c.bias_dtype >= 0) c.bias.resize(n * element_size(c.bias_dtype));
+        c.outlier_cols.resize(static_cast<size_t>(c.p) * 4);
+        c.weight_low.resize(n * static_cast<size_t>(c.p));
         Result want = empty_result(c);
-        for (Bytes* bytes : {&c.x, &c.weight, &c.absmax, &c.bias, &want.q, &want.row_scale, &want.y}) {
+        for (Bytes* bytes : {&c.x, &c.weight, &c.absmax, &c.bias, &c.outlier_cols, &c.weight_low, &want.q,
+                             &want.row_scale, &want.y}) {
             read(file, bytes->data(), bytes->size());
         }
         for (const int32_t isa : isas) check(c, want, isa, 1 + i % 3);
@@ -143,7 +149,9 @@ enum RowKind { kPlain, kFewOutliers, kManyOutliers, kAllOutliers, kZero, kTiny, 
 
 Case random_case(Random& random, int32_t m, int32_t k, int32_t n) {
     const float thresholds[] = {0.0f, 6.0f, -1.0f};
-    Case c{random.below(3), random.below(4) - 1, m, k, n, thresholds[random.below(3)], {}, {}, {}, {}};
+    Case c{};
+    c.dtype = random.below(3), c.bias_dtype = random.below(4) - 1, c.m = m, c.k = k, c.n = n;
+    c.threshold = thresholds[random.below(3)];
     for (int32_t row = 0; row < m; ++row) {
         const int32_t kind = random.below(3) == 0 ? kPlain : random.below(kRowKinds);
         const int32_t special = random.below(k);
@@ -163,6 +171,15 @@ Case random_case(Random& random, int32_t m, int32_t k, int32_t n) {
     for (int32_t i = 0; i < n * k; ++i) {
         const int32_t code = extreme ? -128 : random.below(256) - 128;
         c.weight.push_back(static_cast<uint8_t>(code));
+    }
+    // Columns with a second digit: none, all, or one in so many.
+    const int32_t every = random.below(4) == 0 ? 1 : 2 + random.below(40);
+    for (int32_t i = random.below(3) == 0 ? k : random.below(every); i < k; i += every, ++c.p) {
+        const uint8_t* column = reinterpret_cast<const uint8_t*>(&i);
+        c.outlier_cols.insert(c.outlier_cols.end(), column, column + sizeof i);
+    }
+    for (int32_t i = 0; i < n * c.p; ++i) {
+        c.weight_low.push_back(static_cast<uint8_t>(extreme ? -128 : random.below(256) - 128));
     }
     for (int32_t i = 0; i < n; ++i) {
         const float absmax = random.below(20) == 0 ? 0.0f : random.uniform() + 1.0f;

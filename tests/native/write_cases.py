@@ -1,7 +1,8 @@
 """Writes a file of inputs with the reference's bits, for agreement.cpp: `write_cases.py FILE`.
 
-Little-endian: the number of cases; for each the codes of dtype and bias dtype (-1: no bias), M, K, N as
-int32, the threshold as float32, x, weight, absmax, bias, and what is expected: q, row_scale, y.
+Little-endian: the number of cases; for each the codes of dtype and bias dtype (-1: no bias), M, K, N, P as
+int32, the threshold as float32, x, weight, absmax, bias, outlier_cols, weight_low, and what is expected: q,
+row_scale, y.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ def encode(case: Case) -> bytes:
     """One case and what the reference returns for it."""
     (m, k), n = case.x.shape, len(case.absmax)
     bias_dtype = -1 if case.bias is None else DTYPES.index(case.bias.dtype)
-    header = struct.pack("<5if", DTYPES.index(case.x.dtype), bias_dtype, m, k, n, case.threshold)
+    p = 0 if case.outlier_cols is None else len(case.outlier_cols)
+    header = struct.pack("<6if", DTYPES.index(case.x.dtype), bias_dtype, m, k, n, p, case.threshold)
     q, row_scale = reference.quantize_rows(case.x, case.threshold)
     y = ops.reference_linear(*case.arguments)
-    return header + b"".join(map(_bytes, (case.x, case.weight, case.absmax, case.bias, q, row_scale, y)))
+    layer = case.weight, case.absmax, case.bias, case.outlier_cols, case.weight_low
+    return header + b"".join(map(_bytes, (case.x, *layer, q, row_scale, y)))
 
 
 def write_cases(path: Path, count: int) -> None:

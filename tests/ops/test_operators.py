@@ -26,6 +26,19 @@ def test_linear_passes_opcheck(dtype: torch.dtype, bias: bool, threshold: float)
     torch.library.opcheck(ops.linear, (x.requires_grad_(), *rest, threshold))
 
 
+LOW_DIGIT = (
+    torch.tensor([0, 3, 23], dtype=torch.int32),
+    torch.randint(-128, 128, (7, 3), generator=torch.Generator().manual_seed(4)).to(torch.int8),
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_linear_with_a_second_weight_digit_passes_opcheck(dtype: torch.dtype) -> None:
+    x, *rest = arguments(dtype)
+    torch.library.opcheck(ops.linear, (x, *rest, 6.0, *LOW_DIGIT))
+    torch.library.opcheck(ops.linear, (x.requires_grad_(), *rest, 6.0, *LOW_DIGIT))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_quantize_rows_passes_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(ops.quantize_rows, (arguments(dtype)[0][0], 6.0))
@@ -68,6 +81,36 @@ def test_gradient_is_that_of_the_dequantised_weight() -> None:
     ops.linear(x, weight, absmax, bias, 6.0).backward(upstream)
     torch.testing.assert_close(x.grad, upstream @ reference.dequantize_weight(weight, absmax))
     torch.testing.assert_close(bias.grad, upstream.sum((0, 1)))
+
+
+def test_gradient_counts_the_second_weight_digit() -> None:
+    x, weight, absmax, bias = arguments()
+    x = x.requires_grad_()
+    upstream = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(1))
+    ops.linear(x, weight, absmax, bias, 6.0, *LOW_DIGIT).backward(upstream)
+    floats = weight.float()
+    floats[:, LOW_DIGIT[0].long()] += LOW_DIGIT[1].float() / 256
+    torch.testing.assert_close(x.grad, upstream @ (floats * (absmax / 127)[:, None]))
+
+
+WRONG_LOW_DIGITS = {
+    "no digits": (LOW_DIGIT[0], None, "give both or neither"),
+    "no columns": (None, LOW_DIGIT[1], "give both or neither"),
+    "int64 columns": (LOW_DIGIT[0].long(), LOW_DIGIT[1], "outlier_cols must be int32 [P] with P at most 24"),
+    "a matrix of columns": (LOW_DIGIT[0][None], LOW_DIGIT[1], "outlier_cols must be int32 [P]"),
+    "too many columns": (torch.arange(25).int(), torch.zeros(7, 25).char(), "P at most 24"),
+    "int32 digits": (LOW_DIGIT[0], LOW_DIGIT[1].int(), "weight_low must be int8 [7, 3]"),
+    "too few digits": (LOW_DIGIT[0], LOW_DIGIT[1][:, :2], "weight_low must be int8 [7, 3]"),
+}
+
+
+@pytest.mark.parametrize(("columns", "low", "message"), WRONG_LOW_DIGITS.values(), ids=WRONG_LOW_DIGITS)
+def test_wrong_second_digits_are_named(columns: Tensor | None, low: Tensor | None, message: str) -> None:
+    x, *rest = arguments()
+    for call in (ops.linear, ops.call_linear):
+        with pytest.raises(InputError) as error:
+            call(x, *rest, 6.0, columns, low)
+        assert message in str(error.value)
 
 
 WRONG = {

@@ -80,6 +80,13 @@ def test_equal_to_the_oracle_with_a_second_weight_digit(k: int, threshold: float
         assert not torch.equal(linear(*given), linear(*given[:5]))
 
 
+@pytest.mark.parametrize("columns", [[-1], [0, 3]])
+def test_a_column_that_is_not_there(columns: list[int]) -> None:
+    low = torch.zeros(2, len(columns), dtype=torch.int8)
+    with pytest.raises(InputError, match=r"not within \[0, 3\)"):
+        linear(torch.ones(1, 3), int8([[1, 2, 3]] * 2), torch.ones(2), None, 0.0, torch.tensor(columns), low)
+
+
 floats = st.floats(width=32, allow_nan=True, allow_infinity=True)
 mild = st.floats(-20, 20, width=32)
 
@@ -96,7 +103,11 @@ def cases(draw: st.DrawFn) -> Case:
     threshold = draw(st.sampled_from([0.0, -1.0, 6.0]) | st.floats(1e-3, 100))
     weight = torch.tensor(codes, dtype=torch.int8).reshape(n, k)
     bias = None if bias is None else torch.tensor(bias)
-    return Case(x, weight, torch.tensor(scales), bias, threshold)
+    columns = sorted(draw(st.sets(st.integers(0, k - 1), max_size=3))) if k else []
+    digits = draw(st.lists(st.integers(-128, 127), min_size=n * len(columns), max_size=n * len(columns)))
+    low = torch.tensor(digits, dtype=torch.int8).reshape(n, len(columns))
+    columns = torch.tensor(columns, dtype=torch.int32)
+    return Case(x, weight, torch.tensor(scales), bias, threshold, columns, low)
 
 
 @BOUNDED
@@ -122,7 +133,7 @@ def test_rows_do_not_know_each_other(case: Case, random) -> None:
 @BOUNDED
 @given(cases())
 def test_a_sign_in_gives_a_sign_out(case: Case) -> None:
-    x, weight, absmax, _, threshold = case.arguments
+    x, weight, absmax, _, threshold, *_ = case.arguments
     plus, minus = linear(x, weight, absmax, None, threshold), linear(-x, weight, absmax, None, threshold)
     assert torch.equal(plus.isnan(), minus.isnan())
     assert torch.equal(plus.nan_to_num(), -minus.nan_to_num())

@@ -63,6 +63,7 @@ def linear(
     outlier_cols, weight_low: int32 `[P]` and int8 `[N, P]`, the second weight digit of a few columns.
 
     Returns `[M, N]` in the dtype of x; every NaN is the canonical quiet one.
+    Raises InputError for K above 131,072, or a column that the weight does not have.
     Source: arXiv 2208.07339, equation 8; where this differs from the paper, docs/numerics.md says so.
     """
     q, row_scale = quantize_rows(x, threshold)
@@ -71,6 +72,10 @@ def linear(
     c = d = None
     if outlier_cols is not None and weight_low is not None and outlier_cols.numel():
         columns = outlier_cols.long()
+        if int(columns.min()) < 0 or int(columns.max()) >= codes.shape[1]:
+            raise InputError(
+                f"an outlier column is not within [0, {codes.shape[1]}): {outlier_cols.tolist()}"
+            )
         c, d = int8_product(lo[:, columns], weight_low), int8_product(hi[:, columns], weight_low)
     y = combine(a, b, row_scale, weight_scale(absmax), bias, c, d).to(x.dtype)
     return y.masked_fill(y.isnan(), float("nan"))  # torch's own casts to bfloat16 give NaNs of several bits
