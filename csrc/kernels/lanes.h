@@ -31,30 +31,53 @@ typedef int32_t Index8 __attribute__((vector_size(32)));
 #define LLMINT8_SHUFFLE8(a, b, ...) __builtin_shuffle(a, b, (Index8{__VA_ARGS__}))
 #endif
 
-// Vectors travel through memory here, which costs nothing once inlined: passing them by value would make the
-// calling convention depend on the flags of the file.
+// A vector at any address.
+typedef float UnalignedVector __attribute__((vector_size(LLMINT8_VECTOR_BYTES), aligned(4), may_alias));
+
+LLMINT8_INLINE const UnalignedVector& vector_at(const float* from, int part) {
+    return *reinterpret_cast<const UnalignedVector*>(from + part * kVectorLanes);
+}
+
+LLMINT8_INLINE UnalignedVector& vector_at(float* from, int part) {
+    return *reinterpret_cast<UnalignedVector*>(from + part * kVectorLanes);
+}
+
+// Never passed by value: the calling convention of vectors depends on the flags of the file. Every loop over
+// parts is unrolled, so that they live in registers.
 struct Lanes {
     Vector part[kParts];
 
-    LLMINT8_INLINE static Lanes zero() { return Lanes{}; }
-    LLMINT8_INLINE static Lanes load(const float* from) {
-        Lanes lanes;
-        std::memcpy(lanes.part, from, sizeof lanes.part);
-        return lanes;
+    LLMINT8_INLINE void clear() {
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) part[p] = Vector{};
     }
-    LLMINT8_INLINE void store(float* to) const { std::memcpy(to, part, sizeof part); }
-
-    LLMINT8_INLINE void add(const Lanes& x) {
-        for (int p = 0; p < kParts; ++p) part[p] += x.part[p];
+    LLMINT8_INLINE void load(const float* from) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) part[p] = vector_at(from, p);
+    }
+    LLMINT8_INLINE void store(float* to) const {
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) vector_at(to, p) = part[p];
+    }
+    LLMINT8_INLINE void add(const float* x) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) part[p] += vector_at(x, p);
+    }
+    LLMINT8_INLINE void multiply(float x) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) part[p] *= x;
     }
     LLMINT8_INLINE void add_product(const Lanes& x, const Lanes& y) {
+#pragma GCC unroll 4
         for (int p = 0; p < kParts; ++p) part[p] += x.part[p] * y.part[p];
     }
     LLMINT8_INLINE void add_product(float x, const Lanes& y) {
+#pragma GCC unroll 4
         for (int p = 0; p < kParts; ++p) part[p] += x * y.part[p];
     }
     // The larger of each lane, ignoring NaN.
     LLMINT8_INLINE void raise(const Lanes& x) {
+#pragma GCC unroll 4
         for (int p = 0; p < kParts; ++p) part[p] = x.part[p] > part[p] ? x.part[p] : part[p];
     }
 };
@@ -107,11 +130,11 @@ LLMINT8_INLINE void sum_four(const Lanes (&lanes)[4], float* sums) {
 inline float sum_floats(const float* x, int64_t count) {
     Lanes lanes[4] = {};
     int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) lanes[0].add(Lanes::load(x + i));
+    for (; i + kLanes <= count; i += kLanes) lanes[0].add(x + i);
     if (i < count) {
         float tail[kLanes] = {};
         std::memcpy(tail, x + i, static_cast<size_t>(count - i) * sizeof(float));
-        lanes[0].add(Lanes::load(tail));
+        lanes[0].add(tail);
     }
     float sums[4];
     sum_four(lanes, sums);
@@ -121,10 +144,10 @@ inline float sum_floats(const float* x, int64_t count) {
 // Two rows times two rows, count a multiple of 16: sums of x0 w0, x0 w1, x1 w0, x1 w1.
 LLMINT8_INLINE void dot_two(const float* x0, const float* x1, const float* w0, const float* w1, int64_t count,
                             float* sums) {
-    Lanes acc[4] = {};
+    Lanes acc[4], a, b, c, d;
+    for (Lanes& lanes : acc) lanes.clear();
     for (int64_t i = 0; i < count; i += kLanes) {
-        const Lanes a = Lanes::load(x0 + i), b = Lanes::load(x1 + i);
-        const Lanes c = Lanes::load(w0 + i), d = Lanes::load(w1 + i);
+        a.load(x0 + i), b.load(x1 + i), c.load(w0 + i), d.load(w1 + i);
         acc[0].add_product(a, c);
         acc[1].add_product(a, d);
         acc[2].add_product(b, c);
@@ -135,10 +158,14 @@ LLMINT8_INLINE void dot_two(const float* x0, const float* x1, const float* w0, c
 
 // One row times four.
 LLMINT8_INLINE void dot_four(const float* x, const float* const (&w)[4], int64_t count, float* sums) {
-    Lanes acc[4] = {};
+    Lanes acc[4], a, b;
+    for (Lanes& lanes : acc) lanes.clear();
     for (int64_t i = 0; i < count; i += kLanes) {
-        const Lanes a = Lanes::load(x + i);
-        for (int c = 0; c < 4; ++c) acc[c].add_product(a, Lanes::load(w[c] + i));
+        a.load(x + i);
+        for (int c = 0; c < 4; ++c) {
+            b.load(w[c] + i);
+            acc[c].add_product(a, b);
+        }
     }
     sum_four(acc, sums);
 }

@@ -14,10 +14,11 @@ float scale_and_raise(float* x, int64_t count, float factor, float largest) {
     if (count >= kLanes) {
         float all[kLanes];
         for (float& lane : all) lane = largest;
-        Lanes most = Lanes::load(all);
+        Lanes most, scaled;
+        most.load(all);
         for (; i + kLanes <= count; i += kLanes) {
-            Lanes scaled = Lanes::load(x + i);
-            for (Vector& part : scaled.part) part *= factor;
+            scaled.load(x + i);
+            scaled.multiply(factor);
             scaled.store(x + i);
             most.raise(scaled);
         }
@@ -40,17 +41,25 @@ template <int kRows, int kGroups>
 LLMINT8_INLINE void add_values(const float* const* weights, const float* values, int64_t d, int64_t count,
                                float* const* sums) {
     Lanes acc[kRows][kGroups];
+#pragma GCC unroll 3
     for (int r = 0; r < kRows; ++r) {
-        for (int g = 0; g < kGroups; ++g) acc[r][g] = Lanes::load(sums[r] + g * kLanes);
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) acc[r][g].load(sums[r] + g * kLanes);
     }
     for (int64_t j = 0; j < count; ++j, values += d) {
         Lanes value[kGroups];
-        for (int g = 0; g < kGroups; ++g) value[g] = Lanes::load(values + g * kLanes);
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) value[g].load(values + g * kLanes);
+#pragma GCC unroll 3
         for (int r = 0; r < kRows; ++r) {
-            for (int g = 0; g < kGroups; ++g) acc[r][g].add_product(weights[r][j], value[g]);
+            const float weight = weights[r][j];
+#pragma GCC unroll 4
+            for (int g = 0; g < kGroups; ++g) acc[r][g].add_product(weight, value[g]);
         }
     }
+#pragma GCC unroll 3
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
         for (int g = 0; g < kGroups; ++g) acc[r][g].store(sums[r] + g * kLanes);
     }
 }
