@@ -92,14 +92,30 @@ def _layer_bytes(k: int, n: int, m: int, threads: int) -> int:
 
 
 def peak_of(call: Callable[[], object]) -> int:
-    """Bytes by which the resident set of this process rises above what it is now, during a call."""
-    ctypes.CDLL(None).malloc_trim(0)
-    _CLEAR.write_text("5")  # sets the peak to what is resident now
-    before = _peak()
+    """Bytes by which the resident set of this process rises above what it is now, during a call.
+
+    Raises LLMInt8Error where the system has no such measurement.
+    """
+    before = reset_peak()
     call()
-    return _peak() - before
+    after = peak()
+    if before is None or after is None:
+        raise LLMInt8Error(f"{_CLEAR} cannot be written to; a peak can only be measured on Linux")
+    return after - before
 
 
-def _peak() -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+def reset_peak() -> int | None:
+    """Give back what is free, and make the peak what is resident now; its bytes, None if that cannot be."""
+    if not os.access(_CLEAR, os.W_OK):
+        return None
+    ctypes.CDLL(None).malloc_trim(0)
+    _CLEAR.write_text("5")
+    return peak()
+
+
+def peak() -> int | None:
+    """The most bytes of this process that were resident since the last reset; None where nothing tells."""
+    if not _STATUS.exists():
+        return None
+    line = next((line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")), None)
+    return None if line is None else int(line.split()[1]) * 1024
