@@ -41,6 +41,11 @@ CodeBook build(bool is_signed) {
         if (k <= book.most_negative) book.values[book.zero - k] = -magnitudes[k];
         book.values[book.zero + k] = magnitudes[k];
     }
+    book.first = is_signed ? 0 : 1;
+    for (int decade = 0; decade < 7; ++decade) {
+        const int exponent = 127 + decade + book.first;
+        book.half_scales[exponent & 7] = 0.5f * static_cast<float>(std::pow(10.0, decade - 6));
+    }
     int k = 0;
     for (int32_t cell = 0; cell < kCells; ++cell) {
         const uint32_t first = cell == 0 ? 0 : static_cast<uint32_t>(cell + kBelowFirstCell) << 16;

@@ -131,3 +131,15 @@ def test_threads_change_nothing(native: Native) -> None:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(bits(a), bits(b)) for a, b in zip(results[0], other, strict=True))
+
+
+def test_every_code_has_its_value(native: Native) -> None:
+    """A step of 1 from zero weights along the state writes the state's value, or what follows from it, down."""
+    for rule, constants in ((RULES[3], [1.0, 0.0, 0.0, 1.0]), (RULES[6], [1e-30])):
+        p, g = torch.zeros(256), torch.full((256,), 2.0**-60)
+        own = [p.clone(), torch.arange(256).to(torch.uint8), torch.full((1,), 3.7)]
+        want = [t.clone() for t in own]
+        run(native, rule, own[0], g, [own[1]], [own[2]], Common(1.0), constants, None)
+        reference.optimizer_step(rule, want[0], g, [want[1]], [want[2]], Common(1.0), constants)
+        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(own, want, strict=True))
+        assert own[0].unique().numel() > 250
