@@ -39,7 +39,7 @@ def lane_sum(x: Tensor) -> Tensor:
     """
     rows = -(-x.shape[-1] // LANES)
     padded = torch.nn.functional.pad(x, (0, rows * LANES - x.shape[-1])).unflatten(-1, (rows, LANES))
-    lanes = torch.zeros_like(x[..., :1]).expand(*x.shape[:-1], LANES)
+    lanes = x.new_zeros(*x.shape[:-1], LANES)
     for row in padded.unbind(-2):
         lanes = lanes + row
     total = lanes[..., : LANES // 2] + lanes[..., LANES // 2 :]
