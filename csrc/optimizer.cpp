@@ -24,15 +24,6 @@ constexpr Choice kChoices[] = {
 #endif
 };
 
-// Every CPU with AVX2 computes fused products too, but a virtual machine may hide them.
-bool runs(const Choice& choice, uint32_t features) {
-#if defined(LLMINT8_X86)
-    static const bool fused = __builtin_cpu_supports("fma") != 0;
-    if (choice.blocks == optimizer_blocks_avx2 && !fused) return false;
-#endif
-    return (choice.required_features & ~features) == 0;
-}
-
 }  // namespace
 
 int optimizer_states(int rule) {
@@ -55,7 +46,7 @@ int optimizer_states(int rule) {
 void optimizer_step(const KernelTable& kernels, int threads, const OptimizerCall& call) {
     OptimizerBlocks blocks = optimizer_blocks_scalar;
     for (const Choice& choice : kChoices) {
-        if (runs(choice, kernels.required_features)) blocks = choice.blocks;
+        if ((choice.required_features & ~kernels.required_features) == 0) blocks = choice.blocks;
     }
     code_book(true), code_book(false);  // built here, not by several threads that wait for one another
     const int64_t count = (call.count + kOptimizerBlock - 1) / kOptimizerBlock;

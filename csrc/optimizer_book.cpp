@@ -16,10 +16,9 @@ uint32_t bits_of(float value) {
 // One decade of magnitudes: the means of neighbouring boundaries of [0.1, 1] in `items` equal parts, each
 // boundary rounded to float32 once, times a power of ten.
 int add_decade(int exponent, int items, float* out) {
-    const double width = static_cast<float>(1.0f - 0.1f) / static_cast<float>(items);
+    const float step = (1.0f - 0.1f) / static_cast<float>(items);
     const float scale = static_cast<float>(std::pow(10.0, exponent));
     const auto boundary = [&](int i) {
-        const float step = static_cast<float>(width);
         return static_cast<float>(i < (items + 1) / 2
                                       ? static_cast<double>(0.1f) + static_cast<double>(step) * i
                                       : 1.0 - static_cast<double>(step) * (items - i));
@@ -40,11 +39,6 @@ CodeBook build(bool is_signed) {
     for (int k = 0; k < count; ++k) {
         if (k <= book.most_negative) book.values[book.zero - k] = -magnitudes[k];
         book.values[book.zero + k] = magnitudes[k];
-    }
-    book.first = is_signed ? 0 : 1;
-    for (int decade = 0; decade < 7; ++decade) {
-        const int exponent = 127 + decade + book.first;
-        book.half_scales[exponent & 7] = 0.5f * static_cast<float>(std::pow(10.0, decade - 6));
     }
     int k = 0;
     for (int32_t cell = 0; cell < kCells; ++cell) {

@@ -17,10 +17,6 @@ struct CodeBook {
     float values[256];      // ascending
     int32_t zero;           // the code of 0; that of the k-th magnitude is zero + k, or zero - k below zero
     int32_t most_negative;  // the largest k below zero
-    // What kernels compute values from: added to k, it makes the exponent of k name the decade; half the
-    // power of ten of each decade, at the lower three bits of that exponent.
-    int32_t first;
-    float half_scales[8];
     // Per cell: k of its lowest magnitude in the upper 16 bits; in the lower 16 what makes the lower 16 bits
     // of a magnitude beyond the cell's midpoint carry into k.
     uint32_t cells[kCells];

@@ -35,51 +35,12 @@ inline void look_up(const void* table, const int32_t* index, void* out) {
 #endif
 }
 
-#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__)
-// Boundaries of equal parts of [0.1, 1] at fractions of it, each rounded once: optimizer_book.cpp, eight at a
-// time.
-inline __m256 boundary(__m256 fraction) {
-    const __m256 width = _mm256_set1_ps(1.0f - 0.1f), one = _mm256_set1_ps(1.0f);
-    const __m256 upward = _mm256_fmadd_ps(width, fraction, _mm256_set1_ps(0.1f));
-    const __m256 downward = _mm256_fnmadd_ps(width, _mm256_sub_ps(one, fraction), one);
-    return _mm256_blendv_ps(downward, upward, _mm256_cmp_ps(fraction, _mm256_set1_ps(0.5f), _CMP_LT_OQ));
-}
-
-// The values of codes computed and not looked up: a gather takes twice the time. The k-th magnitude, written
-// as a float, has its decade in the exponent and its place there in the mantissa.
-LLMINT8_NOINLINE void dequantize(const uint8_t* codes, float absmax, const CodeBook& book, float* out) {
-    const __m256 one = _mm256_set1_ps(1.0f), scales = _mm256_loadu_ps(book.half_scales);
-    const __m256i zero = _mm256_set1_epi32(book.zero), first = _mm256_set1_epi32(book.first);
-    for (int64_t i = 0; i < kOptimizerBlock; i += 8) {
-        const __m256i code =
-            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
-        const __m256i place = _mm256_sub_epi32(code, zero);
-        const __m256i k = _mm256_add_epi32(_mm256_abs_epi32(place), first);
-        const __m256i bits = _mm256_castps_si256(_mm256_cvtepi32_ps(k));
-        const __m256i exponent = _mm256_srli_epi32(bits, 23);
-        const __m256i mantissa =
-            _mm256_or_si256(_mm256_and_si256(bits, _mm256_set1_epi32(0x7fffff)), _mm256_castps_si256(one));
-        const __m256 fraction = _mm256_sub_ps(_mm256_castsi256_ps(mantissa), one);
-        const __m256 part =
-            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_sub_epi32(_mm256_set1_epi32(254), exponent), 23));
-        const __m256 sum = _mm256_add_ps(boundary(fraction), boundary(_mm256_add_ps(fraction, part)));
-        __m256 value = _mm256_mul_ps(_mm256_permutevar8x32_ps(scales, exponent), sum);
-        const __m256i largest = _mm256_cmpeq_epi32(code, _mm256_set1_epi32(255));
-        value = _mm256_blendv_ps(value, one, _mm256_castsi256_ps(largest));
-        value = _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(code, zero)), value);
-        const __m256i sign = _mm256_and_si256(place, _mm256_set1_epi32(INT32_MIN));
-        value = _mm256_xor_ps(value, _mm256_castsi256_ps(sign));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(value, _mm256_set1_ps(absmax)));
-    }
-}
-#else
 LLMINT8_NOINLINE void dequantize(const uint8_t* codes, float absmax, const CodeBook& book, float* out) {
     alignas(64) int32_t index[kOptimizerBlock];
     for (int64_t i = 0; i < kOptimizerBlock; ++i) index[i] = codes[i];
     look_up(book.values, index, out);
     for (int64_t i = 0; i < kOptimizerBlock; ++i) out[i] *= absmax;
 }
-#endif
 
 // Returns the absmax: 0 for a block whose values are all below the smallest normal float, NaN for one that is
 // not finite.
