@@ -134,7 +134,7 @@ def test_threads_change_nothing(native: Native) -> None:
 
 
 def test_every_code_has_its_value(native: Native) -> None:
-    """A step of 1 from zero weights along the state writes the state's value, or what follows from it, down."""
+    """From zero weights, a step of 1 along the state is the state's value, or follows from it."""
     for rule, constants in ((RULES[3], [1.0, 0.0, 0.0, 1.0]), (RULES[6], [1e-30])):
         p, g = torch.zeros(256), torch.full((256,), 2.0**-60)
         own = [p.clone(), torch.arange(256).to(torch.uint8), torch.full((1,), 3.7)]
