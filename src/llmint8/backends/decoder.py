@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,9 +16,8 @@ from llmint8.backends.decoder_header import (
     LinearStruct,
     TokensStruct,
 )
-from llmint8.backends.native import DTYPES, Native, engine
+from llmint8.backends.native import DTYPES, Native
 from llmint8.errors import InputError
-from llmint8.reference import decoder as meaning
 from llmint8.reference.decoder import Decoder, DecoderLayer, Linear
 
 #: Takes what `reference.decoder.forward` takes after the decoder, and returns what it does.
@@ -27,12 +25,6 @@ Runner = Callable[..., "tuple[Tensor, Tensor | None]"]
 
 _LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 _NORMS = ("input_norm", "post_norm", "q_norm", "k_norm")
-
-
-def runner_for(decoder: Decoder) -> Runner:
-    """What runs a decoder on the CPU: the kernels where they are in use, else the reference."""
-    native = engine()
-    return functools.partial(meaning.forward, decoder) if native is None else NativeDecoder(decoder, native)
 
 
 def _tensors(decoder: Decoder) -> Iterator[Tensor]:
@@ -48,8 +40,7 @@ def _tensors(decoder: Decoder) -> Iterator[Tensor]:
 class NativeDecoder:
     """`reference.decoder.forward` of one decoder, with the same bits.
 
-    The library is given addresses: the decoder's tensors are kept, and `moved` says whether one of them has
-    been given other memory since, after which it must not be called any more.
+    The library is given addresses: the decoder's tensors are kept, and must not be given other memory.
 
     Raises InputError for a decoder whose tensors are no contiguous CPU tensors of the dtypes and sizes that
     `reference.decoder` names.
@@ -59,7 +50,6 @@ class NativeDecoder:
         self.decoder = decoder
         self._native = native
         self._tensors = list(_tensors(decoder))
-        self._addresses = [t.data_ptr() for t in self._tensors]
         self._seen: list[weakref.ref[Tensor]] = []
         self._hidden, self._dtype = len(decoder.norm), decoder.norm.dtype
         if self._dtype not in DTYPES or any(not t.is_cpu or not t.is_contiguous() for t in self._tensors):
@@ -86,10 +76,6 @@ class NativeDecoder:
         self._decoder_address = ctypes.addressof(self._struct)
         pointers = ctypes.c_void_p * len(layers)
         self._keys, self._values = pointers(), pointers()
-
-    def moved(self) -> bool:
-        """Whether a tensor of the decoder lies elsewhere than when this was made."""
-        return [t.data_ptr() for t in self._tensors] != self._addresses
 
     def _norm(self, weight: Tensor | None, size: int) -> int | None:
         if weight is None:
