@@ -107,7 +107,7 @@ High QuantizedRows::choose_form(const Block& block, const int8_t* hi, uint8_t* u
     const int64_t shared = std::count(used, used + units, 1);
     const double shared_cost = kSharedCost * static_cast<double>(block.rows * shared);
     const double own_cost = kOwnCost * static_cast<double>(total);
-    double cost = static_cast<double>(block.rows * units);
+    double cost = static_cast<double>(block.rows * ((k_ + unit_ - 1) / unit_));
     High form = High::kWhole;
     // A list and its digits must also fit where the whole row would lie.
     if (block.rows > 1 && 4 * shared <= 3 * units && shared_cost < cost)

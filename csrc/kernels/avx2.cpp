@@ -152,7 +152,7 @@ struct Avx2 {
         for (int64_t w = 0; w < words; ++w, panel += 2 * kColumns, lo += 2 * kRows) {
             tile_step<kRows>(acc, panel, lo);
         }
-        for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
+        store_tile<kRows>(acc, sums);
     }
 
     template <int kRows>
@@ -163,7 +163,7 @@ struct Avx2 {
         for (int64_t u = 0; u < units.count; ++u, digits += 2 * kRows) {
             tile_step<kRows>(acc, panel + units.index[u] * (2 * kColumns), digits);
         }
-        for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
+        store_tile<kRows>(acc, sums);
     }
 
     // A word of kRows rows times that word of the 16 columns.
@@ -176,6 +176,12 @@ struct Avx2 {
             accumulate(acc[r][0], left, word);
             accumulate(acc[r][1], right, word);
         }
+    }
+
+    template <int kRows>
+    static void store_tile(const __m256i (&acc)[kRows][2], int32_t (*sums)[kColumns]) {
+#pragma GCC unroll 5  // a loop would make GCC keep the sums in memory from the start
+        for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
     }
 };
 

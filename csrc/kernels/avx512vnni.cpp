@@ -186,6 +186,7 @@ struct Avx512Vnni {
 
     template <int kRows>
     static void store_tile(const __m512i (&acc)[kRows][2], int32_t (*sums)[kColumns]) {
+#pragma GCC unroll 12  // a loop would make GCC keep the sums in memory from the start
         for (int r = 0; r < kRows; ++r) {
             _mm512_store_si512(sums[r], acc[r][0]);
             _mm512_store_si512(sums[r] + 16, acc[r][1]);

@@ -163,7 +163,7 @@ struct AvxVnni {
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
             tile_step<kRows>(acc, panel, lo);
         }
-        for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
+        store_tile<kRows>(acc, sums);
     }
 
     template <int kRows>
@@ -174,7 +174,7 @@ struct AvxVnni {
         for (int64_t u = 0; u < units.count; ++u, digits += kWordBytes * kRows) {
             tile_step<kRows>(acc, panel + units.index[u] * (kWordBytes * kColumns), digits);
         }
-        for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
+        store_tile<kRows>(acc, sums);
     }
 
     // A word of kRows rows times that word of the 16 columns.
@@ -187,6 +187,12 @@ struct AvxVnni {
             accumulate(acc[r][0], left, word);
             accumulate(acc[r][1], right, word);
         }
+    }
+
+    template <int kRows>
+    static void store_tile(const __m256i (&acc)[kRows][2], int32_t (*sums)[kColumns]) {
+#pragma GCC unroll 6  // a loop would make GCC keep the sums in memory from the start
+        for (int r = 0; r < kRows; ++r) store(acc[r][0], sums[r]), store(acc[r][1], sums[r] + 8);
     }
 };
 

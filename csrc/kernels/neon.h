@@ -176,6 +176,7 @@ struct Neon {
 
     template <int kRows>
     static void store_tile(const Sum (&acc)[kRows][3], int32_t (*sums)[kColumns]) {
+#pragma GCC unroll 8  // a loop would make GCC keep the sums in memory from the start
         for (int r = 0; r < kRows; ++r) {
             for (int c = 0; c < 3; ++c) vst1q_s32(sums[r] + 4 * c, Ops::total(acc[r][c]));
         }
