@@ -238,9 +238,15 @@ def invalid_tensors(
         return f"weight_format is {int(weight_format)}, a tiled layout of bitsandbytes before 0.45"
     if not scb.is_meta and not bool(((scb >= 0) & scb.isfinite()).all()):
         return "SCB holds a negative or non-finite value"
-    if not weight.is_meta and weight.numel() and int(weight.min()) < -CODE_MAX:
-        return f"weight holds the code {int(weight.min())}, which no absmax quantisation produces"
+    if not weight.is_meta and weight.numel() and (smallest := _smallest(weight)) < -CODE_MAX:
+        return f"weight holds the code {smallest}, which no absmax quantisation produces"
     return None
+
+
+def _smallest(codes: Tensor) -> int:
+    # torch's threads meet once for each tensor: on a busy machine that takes longer than to read a model.
+    plain = codes.device.type == "cpu" and type(codes) in (Tensor, nn.Parameter)
+    return int(codes.detach().numpy().min() if plain else codes.min())
 
 
 def invalid_outliers(
