@@ -13,8 +13,9 @@ namespace llmint8 {
 
 namespace {
 
-constexpr int64_t kChunkRows = 512;              // tokens that run through a layer together
-constexpr int64_t kElementsPerThread = 1 << 14;  // below this, waking threads costs more than it saves
+constexpr int64_t kChunkRows = 512;  // tokens that run through a layer together
+// Below these, waking threads costs more than they save: elements of rows, and products of attention.
+constexpr int64_t kElementsPerThread = 1 << 14, kProductsPerThread = 1 << 16;
 constexpr int64_t kAttentionRows = 48, kScoreBytes = 256 << 10;
 constexpr int64_t kTasksPerThread = 4;
 
@@ -189,7 +190,7 @@ class Run {
         const int64_t groups = decoder_.heads / task_heads_, kv_group = decoder_.heads / decoder_.kv_heads;
         const int64_t tiles = (count + task_queries_ - 1) / task_queries_;
         const int64_t work = tokens_.batch * count * query_width_ * (position + count);
-        const int team = work < kElementsPerThread ? 1 : threads_;
+        const int team = work < kProductsPerThread ? 1 : threads_;
         // Later queries see more keys: every thread takes each so many-th task, the longest first.
         const auto run_task = [&](int64_t i, int thread) {
             const int64_t b = i / groups % tokens_.batch, head = i % groups * task_heads_;

@@ -1,5 +1,7 @@
 """One call of a whole decoder returns the reference's bits, and those do not depend on how it is called."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -112,3 +114,14 @@ def test_what_is_wrong_is_refused(native: Native) -> None:
             fast(**{**given, name: value})
     with pytest.raises(Exception, match="room for the tokens"):
         fast(**{**given, "past": tokens.keys[0].shape[2], "mask": None})
+
+
+def test_python_threads_can_share_a_decoder(native: Native) -> None:
+    decoder = Maker(2).decoder()
+    fast = NativeDecoder(decoder, native)
+    makers = [Maker(seed) for seed in range(40) if Maker(seed).dtype == decoder.norm.dtype]
+    every = [prompt(maker, decoder, 1, 40) for maker in makers]
+    want = [run(native, decoder, tokens)[0] for tokens in every]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda tokens: fast(*tokens.copy().arguments)[0], every))
+    assert all(map(same_bits, got, want))

@@ -74,8 +74,7 @@ class NativeDecoder:
             dtype=DTYPES[self._dtype],
         )
         self._decoder_address = ctypes.addressof(self._struct)
-        pointers = ctypes.c_void_p * len(layers)
-        self._keys, self._values = pointers(), pointers()
+        self._pointers = ctypes.c_void_p * len(layers)
 
     def _norm(self, weight: Tensor | None, size: int) -> int | None:
         if weight is None:
@@ -133,10 +132,9 @@ class NativeDecoder:
         if len(caches) == len(self._seen) and all(t is r() for t, r in zip(caches, self._seen, strict=True)):
             return
         want = (batch, self.decoder.kv_heads, keys[0].shape[2], self.decoder.head_dim)
-        if len(keys) != len(self._keys) or len(values) != len(self._keys):
-            raise InputError(
-                f"keys and values must be of {len(self._keys)} layers, got {len(keys)}, {len(values)}"
-            )
+        layers = len(self.decoder.layers)
+        if len(keys) != layers or len(values) != layers:
+            raise InputError(f"keys and values must be of {layers} layers, got {len(keys)}, {len(values)}")
         for t in caches:
             if t.shape != want or t.dtype != self._dtype or not t.is_contiguous() or not t.is_cpu:
                 raise InputError(
@@ -178,11 +176,12 @@ class NativeDecoder:
         last = 0
         if self.decoder.head is not None and logits:
             last, scores = logits, hidden.new_empty((batch, logits, len(self.decoder.head.weight)))
-        self._keys[:] = [t.data_ptr() for t in keys]
-        self._values[:] = [t.data_ptr() for t in values]
+        # Of this call alone: other threads may run theirs at the same time.
+        key_pointers = self._pointers(*map(Tensor.data_ptr, keys))
+        value_pointers = self._pointers(*map(Tensor.data_ptr, values))
         call = TokensStruct(
             hidden.data_ptr(), cos.data_ptr(), sin.data_ptr(), None if mask is None else mask.data_ptr(),
-            ctypes.addressof(self._keys), ctypes.addressof(self._values), out.data_ptr(),
+            ctypes.addressof(key_pointers), ctypes.addressof(value_pointers), out.data_ptr(),
             None if scores is None else scores.data_ptr(),
             batch, tokens, past, keys[0].shape[2], cos.shape[0], last,
         )  # fmt: skip
