@@ -35,15 +35,16 @@ def arguments(candidate):
 
 
 def test_every_candidate_runs(found):
-    assert [*found][:6] == [
+    assert [*found][:7] == [
         "llmint8 6.0",
         "llmint8 auto",
         "llmint8 0",
+        "llmint8 auto, int16 columns",
         "llmint8 6.0, 1 %",
         "llmint8 6.0, 5 %",
         "llmint8 6.0, 100 %",
     ]
-    assert [*found][6:10] == ["float32", "bfloat16", "float16", "torch._int_mm"]
+    assert [*found][7:11] == ["float32", "bfloat16", "float16", "torch._int_mm"]
     with torch.inference_mode():
         assert {candidate.prepare()().shape for candidate in found.values()} == {(M, N)}
 
@@ -55,6 +56,18 @@ def test_ours_is_the_module_with_that_threshold(found, name, threshold):
     assert x.dtype == torch.bfloat16
     code = -1.0 if threshold == "auto" else threshold
     expected = reference.linear(x, module.weight, module.SCB, None, code)
+    assert torch.equal(module(x), expected)
+
+
+def test_the_second_digit_is_on_columns_with_outliers(found):
+    module, _ = arguments(found["llmint8 auto, int16 columns"])
+    assert module.threshold == "auto"
+    assert module.outlier_cols.tolist() == [0]
+    wide = Layer(600, 1)
+    module, x = arguments(wide.candidates(1)["llmint8 auto, int16 columns"])
+    assert module.outlier_cols.tolist() == [0, 1, 2, 3, 4, 5, 6, 100, 200, 300, 400, 500]
+    low_digit = module.outlier_cols, module.weight_low
+    expected = reference.linear(x, module.weight, module.SCB, None, -1.0, *low_digit)
     assert torch.equal(module(x), expected)
 
 

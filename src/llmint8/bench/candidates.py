@@ -14,13 +14,15 @@ from llmint8.bench import peers
 from llmint8.bench.timing import Candidate, copies, one_line, rotate
 from llmint8.config import Threshold
 from llmint8.nn import Int8Linear
-from llmint8.numerics import CODE_MAX, DEFAULT_THRESHOLD
+from llmint8.numerics import CODE_MAX, DEFAULT_THRESHOLD, OUTLIER_COLUMN_SHARE
 
 #: The candidate that all others are compared with, and the same without outliers.
 OURS = "llmint8 6.0"
 PLAIN = "llmint8 0"
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT_MM = "torch._int_mm"
+#: With a second weight digit on as many columns as may have one, those with outliers among them.
+SECOND_DIGIT = "llmint8 auto, int16 columns"
 _THRESHOLDS: dict[str, Threshold] = {OURS: DEFAULT_THRESHOLD, "llmint8 auto": "auto", PLAIN: 0.0}
 #: At the default threshold, with that share of the elements of each row outliers, in columns of its own.
 _OUTLIERS = {"llmint8 6.0, 1 %": 0.01, "llmint8 6.0, 5 %": 0.05, "llmint8 6.0, 100 %": 1.0}
@@ -35,6 +37,7 @@ class Layer:
 
     def __init__(self, k: int, n: int) -> None:
         self.k, self.n = k, n
+        self._step = max(1, k // _OUTLIER_COLUMNS)  # between columns of outliers
         self.failures: dict[str, str] = {}
         self._generator = torch.Generator().manual_seed(0)
         weight = torch.randn((n, k), generator=self._generator) / k**0.5
@@ -42,12 +45,8 @@ class Layer:
             name: rotate(_clones(weight.to(dtype), copies(k * n * dtype.itemsize)))
             for name, dtype in FLOATS.items()
         }
-        first = Int8Linear.from_weight(weight)
-        ours = [first, *(copy.deepcopy(first) for _ in range(copies(k * n) - 1))]
-        with torch.inference_mode():
-            for module in ours:  # what a backend may prepare for a weight is no part of a call
-                module(torch.zeros(1, k, dtype=torch.bfloat16))
-        self._ours = rotate(ours)
+        self._ours = self._modules(Int8Linear.from_weight(weight))
+        self._second_digit = self._modules(Int8Linear.from_weight(weight, outlier_cols=self._columns()))
         self._peers: dict[str, Callable[[], nn.Module]] = {}
         for name in peers.installed():
             try:
@@ -62,10 +61,11 @@ class Layer:
         half = x.bfloat16()
         found: dict[str, Candidate] = {}
         for name, threshold in _THRESHOLDS.items():
-            found[name] = Candidate(partial(self._our_call, half, threshold))
+            found[name] = Candidate(partial(self._our_call, self._ours, half, threshold))
+        found[SECOND_DIGIT] = Candidate(partial(self._our_call, self._second_digit, half, "auto"))
         for name, share in _OUTLIERS.items():
             given = self._scattered_outliers(m, share).bfloat16()
-            found[name] = Candidate(partial(self._our_call, given, DEFAULT_THRESHOLD))
+            found[name] = Candidate(partial(self._our_call, self._ours, given, DEFAULT_THRESHOLD))
         for name, dtype in FLOATS.items():
             found[name] = Candidate(partial(self._float_call, x.to(dtype), self._floats[name]))
         codes = torch.randint(-CODE_MAX, CODE_MAX + 1, (m, self.k), dtype=torch.int8)
@@ -74,8 +74,23 @@ class Layer:
             found[name] = Candidate(partial(self._peer_call, half, layers), may_fail=True)
         return found
 
-    def _our_call(self, x: Tensor, threshold: Threshold) -> Callable[[], object]:
-        module = self._ours()
+    def _modules(self, first: Int8Linear) -> Callable[[], Int8Linear]:
+        ours = [first, *(copy.deepcopy(first) for _ in range(copies(self.k * self.n) - 1))]
+        with torch.inference_mode():
+            for module in ours:  # what a backend may prepare for a weight is no part of a call
+                module(torch.zeros(1, self.k, dtype=torch.bfloat16))
+        return rotate(ours)
+
+    def _columns(self) -> Tensor:
+        """The columns of outliers, then others from the first on, as many as may have a second digit."""
+        count = max(1, int(OUTLIER_COLUMN_SHARE * self.k))
+        columns = dict.fromkeys([*range(self.k)[:: self._step][:_OUTLIER_COLUMNS], *range(self.k)])
+        return torch.tensor(sorted([*columns][:count]), dtype=torch.int32)
+
+    def _our_call(
+        self, modules: Callable[[], Int8Linear], x: Tensor, threshold: Threshold
+    ) -> Callable[[], object]:
+        module = modules()
         module.threshold = threshold
         return partial(module, x)
 
@@ -91,8 +106,7 @@ class Layer:
     def _columns_of_outliers(self, m: int) -> Tensor:
         """Normal values, but for six columns that are twenty times as large: the paper's picture."""
         x = torch.randn((m, self.k), generator=self._generator)
-        step = max(1, self.k // _OUTLIER_COLUMNS)
-        x[:, ::step][:, :_OUTLIER_COLUMNS] *= 20
+        x[:, :: self._step][:, :_OUTLIER_COLUMNS] *= 20
         return x
 
     def _scattered_outliers(self, m: int, share: float) -> Tensor:

@@ -6,7 +6,7 @@ import io
 import math
 from typing import Any
 
-from llmint8.bench.candidates import FLOATS, INT_MM, OURS, PLAIN
+from llmint8.bench.candidates import FLOATS, INT_MM, OURS, PLAIN, SECOND_DIGIT
 from llmint8.bench.result import Benchmark, Point
 from llmint8.plotting import require_matplotlib
 
@@ -14,6 +14,7 @@ from llmint8.plotting import require_matplotlib
 _STYLES: dict[str, dict[str, Any]] = {
     OURS: {"color": "#c1272d", "linewidth": 2.6, "marker": "o", "markersize": 5, "zorder": 5},
     "llmint8 auto": {"color": "#c1272d", "linestyle": "--", "linewidth": 1.4, "zorder": 4},
+    SECOND_DIGIT: {"color": "#e377a2", "linestyle": "--", "linewidth": 1.4, "zorder": 4},
     PLAIN: {"color": "#c1272d", "linestyle": ":", "linewidth": 1.6, "zorder": 4},
     "llmint8 6.0, 1 %": {"color": "#f08a5d", "linewidth": 1.2},
     "llmint8 6.0, 5 %": {"color": "#f08a5d", "linestyle": "--", "linewidth": 1.2},
