@@ -1,8 +1,8 @@
 """Where the time of one token goes in the native decoder: `python benchmarks/decoder.py`.
 
 A decoder of random weights, by default of SmolLM2-135M's sizes, runs one token behind a past, again without
-its head, without a past, and with narrow layers; differences of the medians are the parts. The runs take turns,
-so that what else the machine does meets all alike.
+its head, without a past, and with narrow layers; differences of the medians are the parts. The runs take
+turns, so that what else the machine does meets all alike.
 """
 
 from __future__ import annotations
