@@ -12,7 +12,8 @@ import torch
 from llmint8 import optimize_for_inference
 from llmint8.cli.models import find_model, load_int8, load_tokenizer
 from llmint8.cli.options import Dtype
-from llmint8.cli.text import first_tokens, sample_text
+from llmint8.cli.text import first_tokens
+from llmint8.convert.outlier_columns import sample_text
 from llmint8.fast import fast_path
 
 

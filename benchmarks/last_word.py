@@ -22,7 +22,7 @@ from typing import Any
 
 from llmint8.cli.models import find_float_model, load_float, load_tokenizer
 from llmint8.cli.options import Dtype
-from llmint8.cli.text import sample_text
+from llmint8.convert.outlier_columns import sample_text
 
 TASK = "jargon_last_word"
 #: Words of a passage before the one that is predicted, and letters that this one has at least.

@@ -95,9 +95,14 @@ def read_headers(files: Iterable[str | Path]) -> dict[str, TensorHeader]:
 
 
 def check_tensors(tensors: dict[str, TensorHeader]) -> None:
-    """Raise CheckpointError unless every int8 weight `[N, K]` has `SCB` float32 `[N]`, every int8 weight of
-    experts `[E, N, K]` its scales float32 `[E, N]`, and the reverse."""
+    """Raise CheckpointError for int8 tensors that do not belong together.
+
+    Every weight `[N, K]` has `SCB` float32 `[N]`, every weight of experts `[E, N, K]` its scales float32
+    `[E, N]`, and the reverse; `outlier_cols` int32 `[P]` and `weight_low` int8 `[N, P]` come together.
+    """
     for name, tensor in tensors.items():
+        if name.endswith((".outlier_cols", ".weight_low")):
+            _check_second_digit(name.rpartition(".")[0], tensors)
         codes = _codes_of(name)
         if codes is not None and codes not in tensors:
             raise CheckpointError(
@@ -117,6 +122,24 @@ def check_tensors(tensors: dict[str, TensorHeader]) -> None:
                 f"{scales} is {scb.dtype} {list(scb.shape)}, but {name} {list(tensor.shape)} "
                 f"needs F32 {list(tensor.shape[:-1])}; convert the model again"
             )
+
+
+def _check_second_digit(layer: str, tensors: dict[str, TensorHeader]) -> None:
+    keys = [f"{layer}.{kind}" for kind in ("weight", "outlier_cols", "weight_low")]
+    for key in keys:
+        if key not in tensors:
+            raise CheckpointError(
+                f"{key} is missing: {layer} has a second weight digit only with all of {', '.join(keys)}; "
+                "convert the model again"
+            )
+    weight, columns, low = (tensors[key] for key in keys)
+    wanted = (*weight.shape[:1], *columns.shape)
+    if columns.dtype != "I32" or len(columns.shape) != 1 or low.dtype != "I8" or low.shape != wanted:
+        raise CheckpointError(
+            f"{keys[1]} is {columns.dtype} {list(columns.shape)} and {keys[2]} is {low.dtype} "
+            f"{list(low.shape)}, but {keys[0]} {list(weight.shape)} needs I32 [P] and I8 "
+            f"[{weight.shape[0]}, P]; convert the model again"
+        )
 
 
 def _codes_of(name: str) -> str | None:

@@ -10,6 +10,8 @@ OUTLIER_MAX = CODE_MAX * DIGIT_BASE
 MAGNITUDE_MAX = 32767
 #: The automatic rule: an outlier exceeds this many times the mean magnitude of its row.
 AUTO_FACTOR = 8
+#: The share of a layer's columns that may have a second weight digit.
+OUTLIER_COLUMN_SHARE = 0.02
 #: Rows whose largest magnitude is below this are zero: 127 / amax must stay finite in float32.
 TINY = 2.0**-100
 #: Largest K for which 128 * 127 * K fits int32.

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmint8.analysis.inject import inject_outliers
 from llmint8.analysis.schemes import NAMES, compare_schemes, needs_calibration, schemes_named
-from llmint8.cli.text import sample_text
 from llmint8.convert import plan_conversion
+from llmint8.convert.outlier_columns import sample_text
 from tiny import tiny_mixture, tiny_tokenizer
 
 

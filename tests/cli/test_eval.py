@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import llmint8
 from llmint8 import Int8Config
 from llmint8.analysis import evaluate
-from llmint8.cli.text import sample_text
+from llmint8.convert.outlier_columns import sample_text
 
 
 def library(float_model, text, tokens, context, threshold):

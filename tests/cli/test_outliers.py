@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmint8.analysis import OutlierRecorder, analyze, evaluate
 from llmint8.cli.outliers import linear_layers
-from llmint8.cli.text import sample_text
+from llmint8.convert.outlier_columns import sample_text
 from tiny import save_tiny_checkpoint, tiny_mixture, tiny_tokenizer
 
 LAYERS = 4

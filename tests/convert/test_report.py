@@ -34,6 +34,7 @@ def test_json_holds_everything() -> None:
         "decision": "output head",
         "bytes_before": 50,
         "bytes_after": 50,
+        "int16_columns": 0,
     }
     assert (found["bytes_before"], found["bytes_after"]) == (1000, 408)
 

@@ -14,7 +14,8 @@ from llmint8.cli.files import check_file, write_file
 from llmint8.cli.models import find_float_model, load_float, load_tokenizer
 from llmint8.cli.options import Dtype, JsonOption, examples
 from llmint8.cli.output import note, progress, working
-from llmint8.cli.text import SAMPLE_NAME, context_length, first_tokens, read_text, sample_text
+from llmint8.cli.text import SAMPLE_NAME, context_length, first_tokens, read_text
+from llmint8.convert.outlier_columns import CALIBRATION_TOKENS, sample_text
 
 NAME = "compare"
 EPILOG = examples(
@@ -23,8 +24,6 @@ EPILOG = examples(
     "llmint8 compare ./my-model --text book.txt --tokens 1000 --schemes llm-int8,llmint8-auto",
     "llmint8 compare ./my-model --tokens 200 --json",
 )
-#: Tokens that show a scheme how large activations are, and that find the readers of norms.
-_CALIBRATION_TOKENS = 512
 _TRACE_TOKENS = 16
 
 
@@ -171,6 +170,6 @@ def _calibration(file: Path | None, tokenizer: Any) -> tuple[str, Any]:
     only an evaluation on almost all of it meets too."""
     if file is not None:
         name, content = read_text(file)
-        return name, first_tokens(tokenizer, content, _CALIBRATION_TOKENS)
+        return name, first_tokens(tokenizer, content, CALIBRATION_TOKENS)
     sample = first_tokens(tokenizer, sample_text(), len(sample_text()))
-    return f"{SAMPLE_NAME}, the last tokens", sample[-_CALIBRATION_TOKENS:]
+    return f"{SAMPLE_NAME}, the last tokens", sample[-CALIBRATION_TOKENS:]

@@ -15,7 +15,8 @@ from llmint8.cli.models import find_model, load_tokenizer
 from llmint8.cli.options import JsonOption, examples
 from llmint8.cli.output import print_json, progress, stdout, working
 from llmint8.cli.smollm2 import SMOLLM2
-from llmint8.cli.text import DEFAULT_CONTEXT, SAMPLE_NAME, first_tokens, sample_text
+from llmint8.cli.text import DEFAULT_CONTEXT, SAMPLE_NAME, first_tokens
+from llmint8.convert.outlier_columns import sample_text
 
 NAME = "demo"
 EPILOG = examples("llmint8 demo", "llmint8 demo --tokens 500", "llmint8 demo --json > demo.json")

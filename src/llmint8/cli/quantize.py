@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from llmint8.cli.models import find_float_model
+from llmint8.cli.models import find_float_model, load_tokenizer
 from llmint8.cli.options import Dtype, DtypeOption, JsonOption, ModelArgument, ThresholdOption, examples
 from llmint8.cli.output import print_json, progress, stdout
 from llmint8.cli.quiet import quiet_transformers
+from llmint8.cli.text import first_tokens, read_text
 
 NAME = "quantize"
 EPILOG = examples(
@@ -19,6 +20,7 @@ EPILOG = examples(
     "llmint8 quantize ./my-model ./my-model-int8 --threshold auto --dtype bfloat16",
     "llmint8 quantize ./my-model ./my-model-int8 --skip down_proj --skip model.layers.0 --json",
     "llmint8 quantize ./my-model ./my-model-int8 --head --embeddings",
+    "llmint8 quantize ./my-model ./my-model-int8 --threshold auto --outlier-weights int16",
     "llmint8 quantize ./my-model ./my-model-w8a8 --format compressed-tensors --max-shard-size 2GB",
 )
 
@@ -29,6 +31,13 @@ class Format(str, Enum):
     llmint8 = "llmint8"
     bitsandbytes = "bitsandbytes"
     compressed_tensors = "compressed-tensors"
+
+
+class OutlierWeights(str, Enum):
+    """Bits of the weights that outliers meet."""
+
+    int8 = "int8"
+    int16 = "int16"
 
 
 def command(
@@ -50,6 +59,21 @@ def command(
     embeddings: Annotated[
         bool, typer.Option("--embeddings", help="Convert embeddings too; tied, they need --head.")
     ] = False,
+    outlier_weights: Annotated[
+        OutlierWeights,
+        typer.Option(
+            help="int16: a second weight digit in the 2 % of columns that are outliers most often while the "
+            "float model, which must fit the memory, reads a text.",
+        ),
+    ] = OutlierWeights.int8,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="UTF-8 text for --outlier-weights int16; its first 512 tokens are read.",
+            show_default="the end of the shipped text",
+        ),
+    ] = None,
     dtype: DtypeOption = Dtype.auto,
     format: Annotated[
         Format, typer.Option(help="Who reads OUT: this library, bitsandbytes, or vLLM.", case_sensitive=False)
@@ -63,11 +87,14 @@ def command(
 ) -> None:
     """Convert a float MODEL to an int8 checkpoint in OUT, which from_pretrained, generate and eval load.
 
-    The model is read, converted and written piece by piece, so it may be larger than the memory. OUT appears
-    whole or not at all; a conversion that was killed goes on where it was when it is started again. The
-    tokenizer and the generation settings are copied along.
+    The model is read, converted and written piece by piece, so it may be larger than the memory (but not with
+    --outlier-weights int16, which loads it once to find columns). OUT appears whole or not at all; a
+    conversion that was killed goes on where it was when it is started again. The tokenizer and the generation
+    settings are copied along.
     """
     from llmint8.config import Int8Config
+    from llmint8.convert.outlier_columns import CALIBRATION_TOKENS
+    from llmint8.errors import ConfigError
     from llmint8.streaming import convert_checkpoint
 
     quiet_transformers()
@@ -77,7 +104,14 @@ def command(
         tuple(skip) if skip else None,
         head,
         embeddings,
+        outlier_weights.value,
     )
+    if calibration is not None and outlier_weights is OutlierWeights.int8:
+        raise ConfigError("--calibration is a text for --outlier-weights int16; give that too, or neither")
+    ids = None
+    if calibration is not None:
+        _, content = read_text(calibration)
+        ids = first_tokens(load_tokenizer(found.path), content, CALIBRATION_TOKENS)[None]
     with progress("Converting") as step:
         report = convert_checkpoint(
             found.path,
@@ -88,6 +122,7 @@ def command(
             max_shard_size=max_shard_size,
             force=force,
             progress=step,
+            calibration_ids=ids,
         )
     if json:
         settings = {"out": str(out), "format": format.value, "config": config.to_dict()}

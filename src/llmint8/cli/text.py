@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmint8.convert.outlier_columns import sample_text
 from llmint8.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 SAMPLE_NAME = "Jargon File 4.4.7, extract"
 #: Tokens of a window, unless the model takes fewer.
 DEFAULT_CONTEXT = 512
-
-
-def sample_text() -> str:
-    """26 KiB of English prose in the public domain, about 5,700 tokens of SmolLM2."""
-    return resources.files("llmint8").joinpath("data/jargon_file.txt").read_text(encoding="utf-8")
 
 
 def read_text(file: Path | None) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from llmint8.convert.model import (
     replace_modules,
     set_threshold,
 )
+from llmint8.convert.outlier_columns import default_calibration_ids, find_outlier_columns
 from llmint8.convert.plan import Plan, check_skip_modules, convertible_weights, plan_conversion
 from llmint8.convert.report import ConversionReport, Row, human_bytes
 from llmint8.convert.ties import tie_companions
@@ -19,8 +20,10 @@ __all__ = [
     "Row",
     "check_skip_modules",
     "convertible_weights",
+    "default_calibration_ids",
     "dequantize_model",
     "empty_like",
+    "find_outlier_columns",
     "human_bytes",
     "is_convertible",
     "is_linear",

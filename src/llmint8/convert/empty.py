@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from llmint8.config import Threshold
@@ -34,20 +35,31 @@ def is_convertible(module: nn.Module) -> bool:
     return is_linear(module) or is_experts(module) or is_embedding(module)
 
 
-def int8_from(source: nn.Module, threshold: Threshold, name: str) -> Int8Linear | Int8Experts | Int8Embedding:
-    """The int8 form of a float module; biases are shared. name: what an error calls it."""
+def int8_from(
+    source: nn.Module, threshold: Threshold, name: str, outlier_cols: Tensor | None = None
+) -> Int8Linear | Int8Experts | Int8Embedding:
+    """The int8 form of a float module; biases are shared.
+
+    name: what an error calls it. outlier_cols: int32 `[P]`, the columns of a linear layer that get a second
+    weight digit.
+    """
     if isinstance(source, nn.Embedding):
         return Int8Embedding.from_embedding(source, f"{name}.weight")
     if is_experts(source):
         return Int8Experts.from_experts(source, threshold, name)
     kind = Int8Conv1D if is_conv1d(source) else Int8Linear
     bias = cast("nn.Parameter | None", source.bias)
-    new = kind.from_weight(weight_as_linear(source), bias, threshold, f"{name}.weight")
+    new = kind.from_weight(weight_as_linear(source), bias, threshold, f"{name}.weight", outlier_cols)
     return new.train(source.training)
 
 
-def empty_like(source: nn.Module, threshold: Threshold) -> Int8Linear | Int8Experts | Int8Embedding:
-    """The int8 form of a float module on the meta device, for a loader to fill."""
+def empty_like(
+    source: nn.Module, threshold: Threshold, outliers: int = 0
+) -> Int8Linear | Int8Experts | Int8Embedding:
+    """The int8 form of a float module on the meta device, for a loader to fill.
+
+    outliers: columns of a linear layer that have a second weight digit.
+    """
     if isinstance(source, nn.Embedding):
         return Int8Embedding.empty_like(source)
     if is_experts(source):
@@ -56,4 +68,8 @@ def empty_like(source: nn.Module, threshold: Threshold) -> Int8Linear | Int8Expe
     bias = cast("Tensor | None", source.bias)
     kind = Int8Conv1D if is_conv1d(source) else Int8Linear
     dtype = None if bias is None else bias.dtype
-    return kind(features, rows, bias is not None, "meta", dtype, threshold).train(source.training)
+    new = kind(features, rows, bias is not None, "meta", dtype, threshold)
+    if outliers:
+        new.outlier_cols = torch.empty(outliers, dtype=torch.int32, device="meta")
+        new.weight_low = torch.empty((rows, outliers), dtype=torch.int8, device="meta")
+    return new.train(source.training)

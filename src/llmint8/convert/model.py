@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llmint8 import reference
 from llmint8.config import Int8Config, Threshold
 from llmint8.convert.conversions import keep_saving_scales
 from llmint8.convert.empty import int8_from
+from llmint8.convert.outlier_columns import find_outlier_columns
 from llmint8.convert.plan import Plan, check_skip_modules, convertible_weights, plan_conversion
 from llmint8.convert.report import ConversionReport, Row
 from llmint8.convert.ties import tie_companions
@@ -48,6 +49,7 @@ def quantize_model(
     model: nn.Module,
     config: Int8Config | None = None,
     progress: Callable[[int, int], None] | None = None,
+    calibration_ids: Tensor | None = None,
 ) -> ConversionReport:
     """Convert a model to int8 in place, one module at a time (peak memory: the model plus one layer).
 
@@ -57,6 +59,9 @@ def quantize_model(
         subclasses of `nn.Linear` are left alone, and the report says so.
     config: `Int8Config()` when None.
     progress: called with (modules done, modules in all) after each module.
+    calibration_ids: int64 `[1, L]`, what the float model reads once to find the columns with 16-bit weights,
+        if `config.outlier_weights` is "int16"; None for the end of a short English text that is shipped, by
+        the tokenizer in the folder that the model was loaded from.
 
     Returns the report: what was converted, what was skipped and why, bytes before and after.
     Raises QuantizationError if the model is int8 already, is itself a bare linear layer, holds a non-finite
@@ -67,6 +72,9 @@ def quantize_model(
     check_skip_modules(model, config.skip_modules)
     plan = plan_conversion(model, config.skip_modules, config)
     _check_convertible(model, plan)
+    columns = {}
+    if config.outlier_weights == "int16":
+        columns = find_outlier_columns(model, plan.convert, calibration_ids)
     before = module_bytes(model)
     rows = list(plan.skipped)
 
@@ -74,10 +82,11 @@ def quantize_model(
 
     def convert(name: str, source: nn.Module) -> nn.Module:
         before, weight = module_bytes(source), getattr(source, "weight", None)
-        new: Any = int8_from(source, config.threshold, name)
+        new: Any = int8_from(source, config.threshold, name, columns.get(name))
         if weight is not None:  # a head tied to an embedding gets the embedding's codes
             new.weight = shared.setdefault(id(weight), new.weight)
-        rows.append(Row(name, type(source).__name__, "int8", before, module_bytes(new)))
+        kept = len(columns.get(name, ()))
+        rows.append(Row(name, type(source).__name__, "int8", before, module_bytes(new), kept))
         if progress is not None:
             progress(len(rows) - len(plan.skipped), len(plan.convert))
         return cast(nn.Module, new)

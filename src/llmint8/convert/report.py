@@ -24,13 +24,15 @@ def human_bytes(count: float) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One module: its name, its class, "int8" or the reason why it stayed, bytes before and after."""
+    """One module: its name, its class, "int8" or the reason why it stayed, bytes before and after, and how
+    many of its columns have 16-bit weights."""
 
     name: str
     kind: str
     decision: str
     bytes_before: int
     bytes_after: int
+    int16_columns: int = 0
 
     @property
     def converted(self) -> bool:
@@ -71,7 +73,9 @@ class ConversionReport:
             table.add_column(heading, overflow="fold")  # a name that is cut off names nothing
         for heading in ("count", "before", "after"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for name, kind, decision, count, before, after in self._groups():
+        for name, kind, decision, columns, count, before, after in self._groups():
+            if columns:
+                decision = f"{decision}, {columns} columns int16"
             table.add_row(name, kind, decision, str(count), human_bytes(before), human_bytes(after))
         table.add_section()
         before, after = self.bytes_before, self.bytes_after
@@ -85,7 +89,7 @@ class ConversionReport:
             console.print(self)
         return capture.get()
 
-    def _groups(self) -> Iterator[tuple[str, str, str, int, int, int]]:
+    def _groups(self) -> Iterator[tuple[str, str, str, int, int, int, int]]:
         """Rows that differ only in their layer number, as one: "model.layers.*.mlp.up_proj"."""
         groups: dict[tuple[str, str, str], list[Row]] = {}
         for row in self.rows:
@@ -94,4 +98,4 @@ class ConversionReport:
         for (pattern, kind, decision), rows in groups.items():
             name = rows[0].name if len(rows) == 1 else pattern
             before, after = sum(r.bytes_before for r in rows), sum(r.bytes_after for r in rows)
-            yield name, kind, decision, len(rows), before, after
+            yield name, kind, decision, sum(r.int16_columns for r in rows), len(rows), before, after

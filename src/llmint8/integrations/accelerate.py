@@ -56,7 +56,12 @@ def empty_int8_model(model: nn.Module, checkpoint: str | Path) -> nn.Module:
             )
     weights = {id(modules[name].weight): name for name in summary.int8_layers}
     tied = {name: weights[id(m.weight)] for name, m in modules.items() if id(m.weight) in weights}
-    replace_modules(model, tied, lambda _, source: empty_like(source, threshold))
+    columns = {
+        key.removesuffix(".outlier_cols"): header.shape[0]
+        for key, header in summary.tensors.items()
+        if key.endswith(".outlier_cols")
+    }
+    replace_modules(model, tied, lambda name, source: empty_like(source, threshold, columns.get(name, 0)))
     for name, source in tied.items():
         model.get_submodule(name).weight = model.get_submodule(source).weight
     return model

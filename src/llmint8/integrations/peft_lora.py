@@ -34,8 +34,8 @@ class Int8LoraLinear(Linear):  # type: ignore[misc]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: LoraConfig, **kwargs: Any) -> None:
         kwargs.pop("parameter_name", None)
-        #: The tensors of the base layer before adapters were merged into it: codes, SCB, bias.
-        self._original: tuple[Tensor, Tensor, Tensor | None] | None = None
+        #: The tensors of the base layer before adapters were merged into it: codes, SCB, bias, low digits.
+        self._original: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None
         self._name = kwargs.get("target_name", "")
         super().__init__(base_layer, adapter_name, config=_row_major(config), **kwargs)
 
@@ -67,14 +67,18 @@ class Int8LoraLinear(Linear):  # type: ignore[misc]
         if not names:
             return
         base = self._base()
-        tensors = self._original or (base.weight.data, base.SCB.data, _data(base.bias))
+        tensors = self._original or (base.weight.data, base.SCB.data, _data(base.bias), base.weight_low)
         adapters = [*self.merged_adapters, *names]
         with torch.no_grad():
-            weight = reference.dequantize_weight(tensors[0], tensors[1])
+            columns, low = base.outlier_cols, tensors[3]
+            weight = reference.dequantize_weight(*tensors[:2], torch.float32, columns, low)
             merged, bias_change = self._merged(weight, adapters)
             codes, absmax = self._quantized(merged, bias_change, names)
-            error = measure(adapters, weight, merged, reference.dequantize_weight(codes, absmax))
-        base.weight.data, base.SCB.data = codes, absmax
+            if columns is not None:
+                low = reference.quantize_low_digit(merged, codes, absmax, columns)
+            rounded = reference.dequantize_weight(codes, absmax, torch.float32, columns, low)
+            error = measure(adapters, weight, merged, rounded)
+        base.weight.data, base.SCB.data, base.weight_low = codes, absmax, low
         bias = tensors[2]
         if bias is not None and bias_change is not None:
             base.bias.data = (bias.float() + bias_change).to(bias.dtype)
@@ -94,8 +98,9 @@ class Int8LoraLinear(Linear):  # type: ignore[misc]
             return
         base = self._base()
         device = base.weight.device  # the model may have moved since
-        codes, absmax, bias = self._original
+        codes, absmax, bias, low = self._original
         base.weight.data, base.SCB.data = codes.to(device), absmax.to(device)
+        base.weight_low = None if low is None else low.to(device)
         if bias is not None:
             base.bias.data = bias.to(device, base.bias.dtype)
         self._original = None

@@ -38,6 +38,12 @@ def stored_as_int8(
     )
 
 
+def stored_columns(model: nn.Module, stored: dict[str, TensorHeader]) -> dict[str, int]:
+    """How many columns of each layer have a second weight digit, by the name of the layer in the model."""
+    by_name = _by_name(model, {k: h for k, h in stored.items() if k.endswith(".outlier_cols")})
+    return {name.removesuffix(".outlier_cols"): header.shape[0] for name, header in by_name.items()}
+
+
 def _by_name(model: nn.Module, stored: dict[str, TensorHeader]) -> dict[str, TensorHeader]:
     """The headers under the names that the tensors have in the model, by transformers' own rules."""
     names = dict.fromkeys(model.state_dict(), True)

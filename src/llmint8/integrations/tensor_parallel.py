@@ -115,9 +115,17 @@ def quantize_part(weight: Tensor, module: Int8Linear, name: str) -> tuple[Tensor
 
 
 def settle_scale(module: Int8Linear) -> None:
-    """After loading: the scales go where the rows of the weight are, or become a buffer again."""
+    """After loading: the scales go where the rows of the weight are, or become a buffer again.
+
+    Raises QuantizationError for a layer with a second weight digit that was cut: saving would not join it.
+    """
     from torch.distributed.tensor import DTensor
 
+    if module.outlier_cols is not None and isinstance(module.weight, DTensor):
+        raise QuantizationError(
+            "int16 outlier weights cannot be cut by tensor parallelism: convert the float model again with "
+            'outlier_weights="int8"'
+        )
     scb = module.SCB
     if not isinstance(scb, nn.Parameter):
         return

@@ -16,13 +16,14 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from llmint8.checkpoint import check_loaded_files, check_tensors, read_headers
-from llmint8.config import Int8Config
+from llmint8.config import Int8Config, Threshold
 from llmint8.convert import (
     check_skip_modules,
     dequantize_model,
     empty_like,
     keep_saving_scales,
     plan_conversion,
+    quantize_model,
     replace_modules,
     tie_companions,
     with_scales,
@@ -30,7 +31,7 @@ from llmint8.convert import (
 from llmint8.errors import CheckpointError, QuantizationError
 from llmint8.integrations.pickled import read_pickled_headers
 from llmint8.integrations.quantize_on_load import QuantizeOnLoad, is_codes
-from llmint8.integrations.stored import stored_as_int8
+from llmint8.integrations.stored import stored_as_int8, stored_columns
 from llmint8.integrations.tensor_parallel import prepare_layers, settle_scale
 from llmint8.nn import INT8_MODULES, Int8Experts, Int8Linear
 from llmint8.numerics import ROW_MAJOR
@@ -83,16 +84,28 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         skip = self.settings.skip_modules
         if not self.pre_quantized:
             check_skip_modules(model, skip)
+        if self._runs_float_model:
+            return
         names = plan_conversion(model, skip, self.settings).convert
+        columns: dict[str, int] = {}
         if self.pre_quantized:
             check_loaded_files(checkpoint_files or (), str(getattr(model.config, "name_or_path", "")))
             files = {str(f): str(f).endswith(".safetensors") for f in checkpoint_files or ()}
             stored = read_headers(file for file, safe in files.items() if safe)
             stored |= read_pickled_headers(file for file, safe in files.items() if not safe)
             check_tensors(stored)
-            names = stored_as_int8(model, stored, names)
-        replace_modules(model, names, lambda _, source: _empty_like(source, self.settings))
+            names, columns = stored_as_int8(model, stored, names), stored_columns(model, stored)
+
+        def build(name: str, source: nn.Module) -> nn.Module:
+            return _empty_like(source, self.settings.threshold_of(name), columns.get(name, 0))
+
+        replace_modules(model, names, build)
         tie_companions(model, names)
+
+    @property
+    def _runs_float_model(self) -> bool:
+        """Whether columns are found by the float model, which is then loaded as a whole and converted."""
+        return not self.pre_quantized and self.settings.outlier_weights == "int16"
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: nn.Module) -> list[Any]:
         """transformers' rules of names and shapes, with rules for the scales."""
@@ -100,6 +113,8 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         return rules
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
+        if self._runs_float_model:
+            quantize_model(model, self.settings)
         for error in self._errors:
             raise error
         tie_companions(model, (n for n, m in model.named_modules() if isinstance(m, INT8_MODULES)))
@@ -111,7 +126,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
             if any(tensor.is_meta for tensor in tensors.values()):
                 continue  # offloaded to disk
             for key, tensor in tensors.items():
-                if not getattr(tensor, "_is_hf_initialized", False):
+                if not self._runs_float_model and not getattr(tensor, "_is_hf_initialized", False):
                     raise CheckpointError(
                         f"{name}.{key} is missing in the checkpoint or does not fit, and int8 layers cannot "
                         f"start from random numbers; {remedy}, or add the module to skip_modules"
@@ -149,9 +164,9 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         return dequantize_model(model, dtype)
 
 
-def _empty_like(source: nn.Module, config: Int8Config) -> nn.Module:
+def _empty_like(source: nn.Module, threshold: Threshold, outliers: int) -> nn.Module:
     """An int8 module on the meta device for transformers to fill."""
-    module = empty_like(source, config.threshold)
+    module = empty_like(source, threshold, outliers)
     # Otherwise transformers would draw random numbers into a missing weight.
     module._is_hf_initialized = True  # type: ignore[assignment]
     return module

@@ -4,7 +4,7 @@ from llmint8.reference.blockwise import dequantize_blockwise, dynamic_code_book,
 from llmint8.reference.gradient import input_gradient
 from llmint8.reference.matmul import combine, int8_product, linear
 from llmint8.reference.optimizers import optimizer_norms, optimizer_step
-from llmint8.reference.outliers import outlier_mask
+from llmint8.reference.outliers import outlier_columns, outlier_mask
 from llmint8.reference.rowwise import (
     dequantize_weight,
     quantize_low_digit,
@@ -26,6 +26,7 @@ __all__ = [
     "linear",
     "optimizer_norms",
     "optimizer_step",
+    "outlier_columns",
     "outlier_mask",
     "quantize_blockwise",
     "quantize_low_digit",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmint8.numerics import AUTO_FACTOR, MAGNITUDE_MAX
+from llmint8.numerics import AUTO_FACTOR, MAGNITUDE_MAX, OUTLIER_COLUMN_SHARE
 
 
 def outlier_mask(magnitude: Tensor, amax: Tensor, threshold: float) -> Tensor:
@@ -29,3 +29,16 @@ def outlier_mask(magnitude: Tensor, amax: Tensor, threshold: float) -> Tensor:
     # In integers, so that every backend decides alike: p counts 1/32767ths of the row's largest magnitude.
     p = (magnitude * (torch.full_like(amax, MAGNITUDE_MAX) / amax)).round().to(torch.int64)
     return p * magnitude.shape[1] > AUTO_FACTOR * p.sum(dim=1, keepdim=True)
+
+
+def outlier_columns(counts: Tensor) -> Tensor:
+    """The columns that get a second weight digit: those that were outliers most often, at most 2 %.
+
+    counts: int64 `[K]`, the rows in which each column was an outlier. Of equally frequent columns the first
+    count; one that never was an outlier does not.
+
+    Returns int32 `[P]`, ascending.
+    """
+    most = int(OUTLIER_COLUMN_SHARE * len(counts))
+    ranked = torch.argsort(counts, descending=True, stable=True)[:most]
+    return ranked[counts[ranked] > 0].sort().values.int()

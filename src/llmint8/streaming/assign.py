@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from llmint8.convert import is_linear
 from llmint8.nn import expert_weights, is_conv1d, is_experts
@@ -20,11 +20,19 @@ class Assignment:
     """jobs: in the order of the stored tensors. int8: the modules whose every weight is quantised.
 
     wanted: the modules that should become int8. One stays float if transformers makes its weight from others
-    in a way that their scales cannot follow.
+    in a way that their scales cannot follow. columns: those with a second weight digit, by module.
     """
 
-    def __init__(self, source: Source, structure: Structure, form: Llmint8, wanted: Iterable[str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        structure: Structure,
+        form: Llmint8,
+        wanted: Iterable[str],
+        columns: Mapping[str, Tensor],
+    ) -> None:
         self._source, self._structure, self._format = source, structure, form
+        self._columns = columns
         modules = dict(structure.model.named_modules())
         self._weights: dict[str, nn.Module] = {}
         quantised: set[str] = set()
@@ -62,13 +70,16 @@ class Assignment:
             if scales is None:
                 return None
             return QuantizeExperts(placed.key, scales, placed.dtype, shape, bool(module.is_transposed))
-        suffixes = self._format.suffixes
-        layer = self._structure.stored_name(placed.key, placed.name.removesuffix(".weight"), suffixes)
+        name = placed.name.removesuffix(".weight")
+        columns = self._columns.get(name)
+        suffixes = self._format.suffixes + (() if columns is None else self._format.second_digit)
+        layer = self._structure.stored_name(placed.key, name, suffixes)
         if layer is None:
             return None
         transposed = is_conv1d(module)
         rows, features = reversed(shape) if transposed else shape
-        return Quantize(placed.key, layer, placed.dtype, (rows, features), transposed, self._format)
+        shape = (rows, features)
+        return Quantize(placed.key, layer, placed.dtype, shape, transposed, self._format, columns=columns)
 
     def _of_group(self, group: Group) -> list[Job] | None:
         """Experts that are stored one by one are quantised one by one, if their scales are stacked alike."""

@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from llmint8.checkpoint import check_inside, read_json, read_quantization
 from llmint8.config import Int8Config
-from llmint8.convert import ConversionReport
+from llmint8.convert import ConversionReport, find_outlier_columns, plan_conversion
 from llmint8.errors import CheckpointError, ConfigError, LLMInt8Error, QuantizationError
 from llmint8.streaming.formats import FORMATS
 from llmint8.streaming.plan import StreamPlan, plan_stream
@@ -37,6 +39,7 @@ def convert_checkpoint(
     max_shard_size: int | str = "5GB",
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    calibration_ids: Tensor | None = None,
 ) -> ConversionReport:
     """Write an int8 checkpoint of the float model in folder `src` to the new folder `dst`.
 
@@ -52,6 +55,8 @@ def convert_checkpoint(
     max_shard_size: bytes of a file, or a size such as "500MB"; a larger tensor has a file of its own.
     force: replace `dst` if it is a checkpoint.
     progress: called with (tensors done, tensors in all).
+    calibration_ids: as for `quantize_model`. With `outlier_weights="int16"` the float model is loaded once,
+        in `dtype`, and reads them before the conversion starts: the memory must hold it.
 
     Returns the report: what was converted, what was skipped and why.
     Raises CheckpointError for files that are missing, torn, pickled or do not fit config.json, a target that
@@ -69,8 +74,18 @@ def convert_checkpoint(
     work.recover()
     check_target(dst, force, src)
     source = Source(src)
-    plan = plan_stream(source, Structure(source, dtype), config, FORMATS[format], limit)
-    settings = {"quantization": plan.quantization, "dtype": dtype, "max_shard_size": limit}
+    structure = Structure(source, dtype)
+    columns = {}
+    if config.outlier_weights == "int16":
+        FORMATS[format].config(config, structure.model, ())  # refuse what it cannot say before the work
+        columns = _outlier_columns(structure, src, config, calibration_ids)
+    plan = plan_stream(source, structure, config, FORMATS[format], limit, columns)
+    settings = {
+        "quantization": plan.quantization,
+        "dtype": dtype,
+        "max_shard_size": limit,
+        "columns": {name: found.tolist() for name, found in columns.items()},
+    }
     versions = [version(name) for name in ("llmint8", "transformers", "torch")]
     state = {"source": source.fingerprint(), "settings": settings, "versions": versions}
     companions = _companions(src)
@@ -88,6 +103,14 @@ def convert_checkpoint(
                 work.remove()
             raise
     return plan.report
+
+
+def _outlier_columns(
+    structure: Structure, src: Path, config: Int8Config, calibration_ids: Tensor | None
+) -> dict[str, Tensor]:
+    model = type(structure.model).from_pretrained(src, dtype=structure.dtype)
+    names = plan_conversion(model, config.skip_modules, config).convert
+    return find_outlier_columns(model, names, calibration_ids)
 
 
 def _check_float_folder(src: Path) -> None:

@@ -24,6 +24,9 @@ class Llmint8:
 
     suffixes: tuple[str, ...] = (".weight", ".SCB", ".weight_format")
 
+    #: Of the tensors of a second weight digit.
+    second_digit: tuple[str, str] = (".outlier_cols", ".weight_low")
+
     def outputs(self, layer: str, rows: int, features: int) -> tuple[Output, ...]:
         """The tensors of a layer `[N, K]`; codes first."""
         return (
@@ -64,7 +67,7 @@ class BitsAndBytes(Llmint8):
 
     def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:
         """Its fields; every linear layer that stays float is named, since naming any drops its defaults."""
-        _refuse_embeddings(config, "bitsandbytes")
+        _refuse(config, "bitsandbytes")
         if isinstance(config.threshold, str):
             raise ConfigError('the format bitsandbytes knows no threshold "auto"; give a number, such as 6.0')
         return {
@@ -97,7 +100,7 @@ class CompressedTensors(Llmint8):
 
     def config(self, config: Int8Config, model: nn.Module, int8: Sequence[str]) -> dict[str, Any]:
         """Symmetric int8 weights with a scale per row, and activations with one per token."""
-        _refuse_embeddings(config, "compressed-tensors")
+        _refuse(config, "compressed-tensors")
         for name in int8:
             module = model.get_submodule(name)
             if is_conv1d(module) or is_experts(module):
@@ -135,9 +138,11 @@ def _experts(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, module in model.named_modules() if is_experts(module))
 
 
-def _refuse_embeddings(config: Int8Config, name: str) -> None:
+def _refuse(config: Int8Config, name: str) -> None:
     if config.quantize_embeddings:
         raise ConfigError(f"the format {name} knows no int8 embeddings; write the format llmint8")
+    if config.outlier_weights != "int8":
+        raise ConfigError(f"the format {name} knows no int16 outlier weights; write the format llmint8")
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

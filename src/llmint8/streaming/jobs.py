@@ -54,6 +54,7 @@ class Quantize:
     key: its name in the source. layer: what the layer is called in the converted checkpoint. dtype: what the
     weight is cast to first, as loading casts it. shape: `(N, K)`. transposed: it is stored as `[K, N]`.
     suffixes: of the tensors that are written, where the layer is one of several that loading stacks.
+    columns: int32 `[P]`, those with a second weight digit; None for none.
     """
 
     key: str
@@ -63,32 +64,54 @@ class Quantize:
     transposed: bool
     format: Llmint8
     suffixes: tuple[str, ...] | None = None
+    columns: Tensor | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """Codes and scales."""
+        """Codes, scales and the second digit."""
+        return (*self._first_digit, *self._second_digit)
+
+    @property
+    def _first_digit(self) -> tuple[Output, ...]:
         outputs = self.format.outputs(self.layer, *self.shape)
         return tuple(o for o in outputs if o.key.endswith(self.suffixes or self.format.suffixes))
+
+    @property
+    def _second_digit(self) -> tuple[Output, ...]:
+        if self.columns is None:
+            return ()
+        columns, low = (self.layer + suffix for suffix in self.format.second_digit)
+        count = len(self.columns)
+        return Output(columns, torch.int32, (count,)), Output(low, torch.int8, (self.shape[0], count))
 
     def run(self, source: Source, write: Write) -> None:
         """Rows are independent, so a block of them is quantised as the whole is; `[K, N]` is read whole."""
         rows, features = self.shape
-        codes_key, *scale_keys = (output.key for output in self.outputs)
+        codes_key, *scale_keys = (output.key for output in self._first_digit)
         if self.transposed:
             weight = source.read(self.key).to(self.dtype).view(features, rows).T
             codes, absmax = reference.quantize_weight(weight, self.key)
             write(codes_key, codes, 0)
+            self._write_low(write, weight, codes, absmax, 0)
         else:
             parts = []
             for first, block in source.blocks(self.key, multiple=max(features, 1)):
                 weight = block.to(self.dtype).view(-1, features)
                 codes, scale = reference.quantize_weight(weight, self.key)
                 write(codes_key, codes, first)
+                self._write_low(write, weight, codes, scale, first // max(features, 1))
                 parts.append(scale)
             absmax = torch.cat(parts) if parts else torch.zeros(rows)
         scales = self.format.scales(self.layer, absmax)
         for key in scale_keys:
             write(key, scales[key], 0)
+        if self.columns is not None:
+            write(self._second_digit[0].key, self.columns, 0)
+
+    def _write_low(self, write: Write, weight: Tensor, codes: Tensor, absmax: Tensor, first_row: int) -> None:
+        if self.columns is not None:
+            low = reference.quantize_low_digit(weight, codes, absmax, self.columns)
+            write(self._second_digit[1].key, low, first_row * len(self.columns))
 
 
 @dataclass(frozen=True)

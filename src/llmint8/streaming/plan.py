@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llmint8.config import Int8Config
 from llmint8.convert import (
@@ -60,9 +60,16 @@ class StreamPlan:
 
 
 def plan_stream(
-    source: Source, structure: Structure, config: Int8Config, form: Llmint8, shard_bytes: int
+    source: Source,
+    structure: Structure,
+    config: Int8Config,
+    form: Llmint8,
+    shard_bytes: int,
+    columns: Mapping[str, Tensor],
 ) -> StreamPlan:
-    """Decide by structure alone. shard_bytes: the size from which a file is closed.
+    """Decide by structure alone.
+
+    shard_bytes: the size from which a file is closed. columns: those with a second weight digit, by module.
 
     Raises ConfigError for a skip pattern that matches nothing or what the format cannot say,
     QuantizationError if no layer can become int8.
@@ -72,7 +79,7 @@ def plan_stream(
     plan = plan_conversion(model, config.skip_modules, config)
     by_rule = set(form.float_by_rule(model)) & set(plan.convert)
     wanted = [name for name in plan.convert if name not in by_rule]
-    assigned = Assignment(source, structure, form, wanted)
+    assigned = Assignment(source, structure, form, wanted, columns)
     left = set(wanted) - set(assigned.int8)
     modules = dict(model.named_modules())
     rows = list(plan.skipped)
@@ -85,24 +92,28 @@ def plan_stream(
         config = replace(config, skip_modules=(*(config.skip_modules or ()), *sorted(left)))
     quantization = form.config(config, model, assigned.int8)
     before = module_bytes(model)
-    rows += _to_int8(model, assigned.int8, config)
+    rows += _to_int8(model, assigned.int8, config, columns)
     rows.sort(key=lambda row: plan.order[row.name])
     report = ConversionReport(tuple(rows), before, module_bytes(model))
     return StreamPlan(_shards(assigned.jobs, shard_bytes), quantization, structure.dtype, report)
 
 
-def _to_int8(model: nn.Module, names: Sequence[str], config: Int8Config) -> list[Row]:
+def _to_int8(
+    model: nn.Module, names: Sequence[str], config: Int8Config, columns: Mapping[str, Tensor]
+) -> list[Row]:
     """Put int8 modules without data where `names` are, to count their bytes; the rows of the report."""
     first: dict[int, Any] = {}
     rows = []
 
     def build(name: str, source: nn.Module) -> nn.Module:
-        new: Any = empty_like(source, config.threshold)
+        kept = len(columns.get(name, ()))
+        new: Any = empty_like(source, config.threshold, kept)
         weight = getattr(source, "weight", None)
         if weight is not None:  # a head tied to an embedding shares its codes and scales
             owner = first.setdefault(id(weight), new)
             new.weight, new.SCB, new.weight_format = owner.weight, owner.SCB, owner.weight_format
-        rows.append(Row(name, type(source).__name__, "int8", module_bytes(source), module_bytes(new)))
+        before, after = module_bytes(source), module_bytes(new)
+        rows.append(Row(name, type(source).__name__, "int8", before, after, kept))
         return cast(nn.Module, new)
 
     replace_modules(model, names, build)

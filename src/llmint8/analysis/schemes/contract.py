@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from llmint8 import reference
@@ -41,10 +40,6 @@ class Contract(Scheme):
         return y, q.abs() > CODE_MAX
 
 
-#: The share of a layer's columns that may have a second weight digit.
-SECOND_DIGIT_SHARE = 0.02
-
-
 class SecondDigit(Scheme):
     """The automatic rule with 16-bit weights in a few columns: those most often outliers in a short text.
 
@@ -75,7 +70,4 @@ class SecondDigit(Scheme):
 
     def _columns(self, layer: Layer) -> Tensor:
         """Columns int32 `[P]`, ascending; of equally frequent ones the first."""
-        counts = seen_in(self._calibration, layer.name).outliers
-        most = int(SECOND_DIGIT_SHARE * len(counts))
-        ranked = torch.argsort(counts, descending=True, stable=True)[:most]
-        return ranked[counts[ranked] > 0].sort().values.int()
+        return reference.outlier_columns(seen_in(self._calibration, layer.name).outliers)
