@@ -7,7 +7,7 @@ of the filled part, so that whatever reads or cuts a cache works as before.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -55,8 +55,7 @@ class _Growing:
         buffers = [like.new_empty((batch, heads, capacity, dim)) for _ in range(2)]
         if self.length:
             for buffer, filled in zip(buffers, (self.keys, self.values), strict=True):
-                assert filled is not None
-                buffer[:, :, : self.length] = filled
+                buffer[:, :, : self.length] = cast(Tensor, filled)
         self.key_buffer, self.value_buffer = buffers
         self.capacity = capacity
         self.is_initialized, self.device = True, like.device
@@ -78,11 +77,9 @@ class _Growing:
             return
         batch, heads, new, dim = keys.shape
         self.reserve(batch, heads, new, dim, keys)
-        assert self.key_buffer is not None
-        assert self.value_buffer is not None
         end = self.length + keys.shape[-2]
-        self.key_buffer[:, :, self.length : end] = keys
-        self.value_buffer[:, :, self.length : end] = values
+        cast(Tensor, self.key_buffer)[:, :, self.length : end] = keys
+        cast(Tensor, self.value_buffer)[:, :, self.length : end] = values
         self.length = end
 
     def _concatenate(self, keys: Tensor, values: Tensor) -> None:
@@ -158,9 +155,7 @@ class GrowingWindowLayer(_Growing, DynamicSlidingWindowLayer):  # type: ignore[m
         """Append keys and values; returns what the new tokens can see."""
         self.append(key_states, value_states)
         visible = self.sliding_window - 1 + key_states.shape[-2]
-        keys, values = self.keys, self.values
-        assert keys is not None
-        assert values is not None
+        keys, values = cast(Tensor, self.keys), cast(Tensor, self.values)
         return keys[:, :, -visible:], values[:, :, -visible:]
 
 

@@ -96,9 +96,8 @@ def _check_names(module: nn.Module, kind: str) -> None:
     """The forward of a module's class refers to understood names alone."""
     name = type(module).__name__
     function = inspect.unwrap(type(module).forward)
-    code = getattr(function, "__code__", None)
+    code: Any = getattr(function, "__code__", None)
     _require(code is not None, f"{name} has a forward that cannot be read")
-    assert code is not None
     strange = sorted(set(code.co_names) - _KNOWN_NAMES[kind])
     _require(not strange, f"{name} computes something more ({', '.join(strange[:3])})")
     # Python from 3.12 inlines comprehensions; older ones and nested functions keep code of their own.
@@ -154,9 +153,8 @@ def _layer_parts(config: Any, layer: Any, index: int) -> LayerParts:
     _children(mlp, _MLP, ("act_fn",))
     for module, kind in ((layer, "layer"), (attention, "attention"), (mlp, "mlp")):
         _check_names(module, kind)
-    activation = _ACTIVATIONS.get(type(mlp.act_fn).__name__)
+    activation: Any = _ACTIVATIONS.get(type(mlp.act_fn).__name__)
     _require(activation is not None, f"the activation {type(mlp.act_fn).__name__}")
-    assert activation is not None
     parts = LayerParts(layer, attention, mlp, activation, _window(config, attention, index))
     for norm in parts.norms():
         _check_norm(norm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterator, Sequence
@@ -33,10 +34,8 @@ def load_tasks(tasks: Sequence[str], folder: Path | None) -> dict[str, Any]:
         # lm-eval reads thousands of files of its own to know its tasks; one's own may do.
         own = TaskManager(include_path=folder, include_defaults=False)
         if not _unknown(own, tasks):
-            try:
+            with contextlib.suppress(KeyError):  # a group of one's own with tasks of lm-eval
                 return _load(own, tasks, folder)
-            except KeyError:  # a group of one's own with tasks of lm-eval
-                pass
     every = TaskManager(include_path=folder)
     unknown = _unknown(every, tasks)
     if unknown:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, cast
 
 from llmint8.errors import LLMInt8Error
 
@@ -40,17 +41,14 @@ class Worker:
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Send a request of `worker.Session`. Raises LLMInt8Error with what went wrong there."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has died: reading its answer says how
+        pipe = cast("IO[str]", self._process.stdin)
+        with contextlib.suppress(BrokenPipeError):  # it has died: reading its answer says how
+            pipe.write(json.dumps(request) + "\n")
+            pipe.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = cast("IO[str]", self._process.stdout).readline()
         if not line:
             code = self._process.wait()
             self._complaints.seek(0)
