@@ -39,7 +39,7 @@ def test_every_candidate_runs(found):
         "llmint8 6.0",
         "llmint8 auto",
         "llmint8 0",
-        "llmint8 auto, int16 columns",
+        "llmint8 auto, int16",
         "llmint8 6.0, 1 %",
         "llmint8 6.0, 5 %",
         "llmint8 6.0, 100 %",
@@ -60,11 +60,11 @@ def test_ours_is_the_module_with_that_threshold(found, name, threshold):
 
 
 def test_the_second_digit_is_on_columns_with_outliers(found):
-    module, _ = arguments(found["llmint8 auto, int16 columns"])
+    module, _ = arguments(found["llmint8 auto, int16"])
     assert module.threshold == "auto"
     assert module.outlier_cols.tolist() == [0]
     wide = Layer(600, 1)
-    module, x = arguments(wide.candidates(1)["llmint8 auto, int16 columns"])
+    module, x = arguments(wide.candidates(1)["llmint8 auto, int16"])
     assert module.outlier_cols.tolist() == [0, 1, 2, 3, 4, 5, 6, 100, 200, 300, 400, 500]
     low_digit = module.outlier_cols, module.weight_low
     expected = reference.linear(x, module.weight, module.SCB, None, -1.0, *low_digit)

@@ -22,7 +22,7 @@ PLAIN = "llmint8 0"
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT_MM = "torch._int_mm"
 #: With a second weight digit on as many columns as may have one, those with outliers among them.
-SECOND_DIGIT = "llmint8 auto, int16 columns"
+SECOND_DIGIT = "llmint8 auto, int16"
 _THRESHOLDS: dict[str, Threshold] = {OURS: DEFAULT_THRESHOLD, "llmint8 auto": "auto", PLAIN: 0.0}
 #: At the default threshold, with that share of the elements of each row outliers, in columns of its own.
 _OUTLIERS = {"llmint8 6.0, 1 %": 0.01, "llmint8 6.0, 5 %": 0.05, "llmint8 6.0, 100 %": 1.0}

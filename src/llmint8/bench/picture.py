@@ -46,7 +46,8 @@ def draw(benchmark: Benchmark) -> bytes:
     for panel in panels[len(layers) :]:
         panel.remove()
     known = {line.get_label(): line for panel in panels for line in panel.get_lines()}
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=4, frameon=False)
+    columns = 3 if across == 1 else 4
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, frameon=False)
     about = benchmark.environment
     figure.suptitle(
         "Speed of one linear layer: G operations/s, higher is better\n"
