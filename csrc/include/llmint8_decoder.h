@@ -65,8 +65,9 @@ typedef struct {
 } llmint8_decoder_tokens;
 
 /* All layers, the final norm, and the head for the last positions. Extra memory: activations of 512 tokens,
- * or of one from each sequence if that is more, and for each thread 4 bytes per key and row (a head of a
- * query), for at most 48 rows and 2 MiB, or for the heads that share keys if that is more. */
+ * or of one from each sequence if that is more; what llmint8_linear needs for them, or 4 bytes per element of
+ * the input of a float layer; and for each thread 4 bytes per key and row of scores (a head of a query), for
+ * at most 48 rows and 256 KiB, or for the heads that share keys if that is more. */
 LLMINT8_API int32_t llmint8_decode(int32_t isa, int32_t threads, const llmint8_decoder* decoder,
                                    const llmint8_decoder_tokens* tokens);
 
