@@ -165,3 +165,11 @@ def test_a_failure_leaves_no_partial_file(run, asked, tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.replace", fails)
     assert "disk trouble" in run("bench", "--json", tmp_path / "a.json").error
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
+
+
+def test_options_of_the_other_kind_are_wrong_usage(run, asked, float_model):
+    outcome = run("bench", "--model", float_model, "--shapes", "8x8", code=2)
+    assert "--shapes is for one layer" in outcome.stderr
+    assert "--batches is for a whole model" in run("bench", "--batches", "2", code=2).stderr
+    assert "--new-tokens" in run("bench", "--model", float_model, "--new-tokens", "1", code=2).stderr
+    assert asked == []

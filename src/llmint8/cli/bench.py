@@ -1,29 +1,34 @@
-"""`llmint8 bench`: one linear layer, ours against torch's and other libraries', and against the machine."""
+"""`llmint8 bench`: one linear layer, or a whole model, ours against torch's and other libraries'."""
 
 from __future__ import annotations
 
 import json as json_format
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
-from rich import box
-from rich.table import Table
 
+from llmint8.cli.bench_layer import draw_layers, measure_layers, show_layers
+from llmint8.cli.bench_model import Settings, draw_model, measure_model, show_model
 from llmint8.cli.files import check_file, write_file
 from llmint8.cli.options import examples
-from llmint8.cli.output import note, progress, stdout
 
-if TYPE_CHECKING:
-    from llmint8.bench import Benchmark, Point
 
+class _Found(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+F = TypeVar("F", bound=_Found)
 NAME = "bench"
 EPILOG = examples(
     "llmint8 bench --quick",
     "llmint8 bench --json layer.json --plot layer.png",
     "llmint8 bench --shapes 4096x4096,4096x11008 --rows 1,16,512 --threads 1",
     "LLMINT8_ISA=avx2 llmint8 bench",
+    "llmint8 bench --model smollm2 --json model.json --plot model.png",
+    "llmint8 bench --model ./my-model --batches 1 --prompt-tokens 128 --new-tokens 32 --rounds 3",
 )
 _SHAPES = ((576, 1536), (2048, 2048), (4096, 4096), (4096, 11008))
 _ROWS = (1, 4, 16, 64, 128, 512)
@@ -33,8 +38,10 @@ _QUICK_ROWS = (1, 16, 128)
 _QUICK_BUDGET = 0.2
 #: Sides of the square product that gives the int8 limit.
 _PEAK_SIZE, _QUICK_PEAK_SIZE = 4096, 2048
-#: Columns of a table that is printed into a file or a pipe.
-_WIDTH = 120
+#: Timings of each candidate on a layer.
+_ROUNDS = 30
+_MODEL = Settings(batches=(1, 8), prompt_tokens=512, new_tokens=64, rounds=5, budget=120.0)
+_QUICK_MODEL = Settings(batches=(1,), prompt_tokens=128, new_tokens=16, rounds=3, budget=20.0)
 
 
 def _whole(text: str) -> int:
@@ -78,21 +85,56 @@ def command(
             show_default=",".join(map(str, _ROWS)),
         ),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of torch and of the kernels.", show_default="torch's")
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help='Measure a whole model instead: a local folder of a float model, or "smollm2".',
+            show_default="one layer",
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Timings of each candidate; the median counts.")] = 30,
+    batches: Annotated[
+        Any,
+        typer.Option(
+            parser=_list_of(_whole, "numbers of prompts from 1 on"),
+            metavar="B,...",
+            help="Prompts that a whole model continues at once.",
+            show_default=",".join(map(str, _MODEL.batches)),
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens of each prompt of a whole model.", show_default=str(_MODEL.prompt_tokens)
+        ),
+    ] = None,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(min=2, help="Tokens that it adds to each prompt.", show_default=str(_MODEL.new_tokens)),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of torch, of the kernels and of others.", show_default="torch's"),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=3,
+            help="Timings of each candidate; the median counts.",
+            show_default=f"{_ROUNDS}; {_MODEL.rounds} for a whole model",
+        ),
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
             min=0.0,
             metavar="SECONDS",
-            help="A candidate that has used as much at a point sits out after three timings.",
-            show_default=f"{_BUDGET}; {_QUICK_BUDGET} with --quick",
+            help="A candidate that has used as much sits out after three timings, of a model after one.",
+            show_default=f"{_BUDGET:g}; {_MODEL.budget:g} for a whole model",
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two small layers and less patience: half a minute.")
+        bool, typer.Option("--quick", help="Less of everything, in a fraction of the time.")
     ] = False,
     json: Annotated[
         Path | None,
@@ -105,18 +147,29 @@ def command(
         typer.Option(metavar="FILE.png", help="Draw speed over M into this file.", show_default="not drawn"),
     ] = None,
 ) -> None:
-    """Time one int8 linear layer against torch's float types, torch._int_mm, bitsandbytes and torchao.
+    """Time one int8 linear layer, or a whole model, against torch, other int8 libraries and llama.cpp.
 
-    All that are installed take turns in one process, on weights rotated past the caches. Inputs are bfloat16
-    (float32 and float16 for torch's own) with six columns of outliers. torch._int_mm is the integer product
-    alone. The two limits, how fast memory is read and how fast int8 products run, are measured in the same
-    run. It takes several minutes on two cores.
+    One layer: torch's float types, torch._int_mm, bitsandbytes and torchao, all that are installed, take
+    turns in one process, on weights rotated past the caches. Inputs are bfloat16 (float32 and float16 for
+    torch's own) with six columns of outliers. torch._int_mm is the integer product alone. The two limits,
+    how fast memory is read and how fast int8 products run, are measured in the same run. It takes several
+    minutes.
+
+    A whole model: transformers in float32 and bfloat16, bitsandbytes, torchao, llama.cpp (Q8_0, through
+    llama-cpp-python, of Llama models) and llmint8, as it is and with its fast path, each in a process of its
+    own, take turns. Measured are loading, the time to the first token, tokens per second and memory. All
+    forms of the model are written to the temporary folder first. It takes half an hour for smollm2.
     """
     import torch
 
-    from llmint8 import bench
     from llmint8.plotting import require_matplotlib
 
+    of_layer = {"--shapes": shapes, "--rows": rows}
+    of_model = {"--batches": batches, "--prompt-tokens": prompt_tokens, "--new-tokens": new_tokens}
+    for name, value in (of_model if model is None else of_layer).items():
+        if value is not None:
+            meant = "a whole model: it needs --model" if model is None else "one layer: leave it out"
+            raise typer.BadParameter(f"{name} is for {meant}")
     if json is not None:
         check_file(json, "--json")
     if plot is not None:
@@ -124,122 +177,38 @@ def command(
         require_matplotlib()
     if threads is not None:
         torch.set_num_threads(threads)
-    with progress("Measuring") as step:
-        found = bench.run_benchmark(
-            shapes or (_QUICK_SHAPES if quick else _SHAPES),
-            rows or (_QUICK_ROWS if quick else _ROWS),
-            rounds,
-            budget if budget is not None else _QUICK_BUDGET if quick else _BUDGET,
-            _QUICK_PEAK_SIZE if quick else _PEAK_SIZE,
-            step,
+    if model is not None:
+        given = {
+            "batches": batches,
+            "prompt_tokens": prompt_tokens,
+            "new_tokens": new_tokens,
+            "rounds": rounds,
+            "budget": budget,
+        }
+        settings = replace(
+            _QUICK_MODEL if quick else _MODEL, **{k: v for k, v in given.items() if v is not None}
         )
+        _finish(measure_model(model, settings), draw_model, show_model, json, plot)
+        return
+    layers = measure_layers(
+        shapes or (_QUICK_SHAPES if quick else _SHAPES),
+        rows or (_QUICK_ROWS if quick else _ROWS),
+        rounds or _ROUNDS,
+        budget if budget is not None else _QUICK_BUDGET if quick else _BUDGET,
+        _QUICK_PEAK_SIZE if quick else _PEAK_SIZE,
+    )
+    _finish(layers, draw_layers, show_layers, json, plot)
+
+
+def _finish(
+    found: F,
+    draw: Callable[[F], bytes],
+    show: Callable[[F], None],
+    json: Path | None,
+    plot: Path | None,
+) -> None:
     if json is not None:
         write_file(json, json_format.dumps(found.to_dict(), indent=2).encode() + b"\n")
     if plot is not None:
-        write_file(plot, bench.draw(found))
-    _show(found)
-
-
-def _show(found: Benchmark) -> None:
-    console = stdout()
-    if not console.is_terminal:
-        console.width = _WIDTH
-    about = found.environment
-    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
-    console.print(
-        f"{about['cpu']}, {threads}, torch {about['torch']}, kernels {about['kernels']}\n"
-        f"limits: memory {found.limits.bytes_per_second / 1e9:.1f} GB/s, "
-        f"int8 {found.limits.operations_per_second / 1e9:.0f} G operations/s\n",
-        highlight=False,
-        markup=False,
-    )
-    for title, table, caption in (_speed_table(found), _outlier_table(found)):
-        console.print(title, style="bold", highlight=False)
-        console.print(table)
-        console.print(f"{caption} Last row: geometric means.\n", style="dim", highlight=False)
-    for reason in _failures(found):
-        note(reason)
-    if "memory_not_measured" in about:
-        note(f"memory was not measured: {about['memory_not_measured']}")
-
-
-def _failures(found: Benchmark) -> list[str]:
-    """One line for each candidate and reason, with the points that it concerns."""
-    where: dict[tuple[str, str], list[str]] = {}
-    for p in found.points:
-        for name, reason in p.failures.items():
-            where.setdefault((name, reason), []).append(f"{p.k}×{p.n} M={p.m}")
-    return [f"{name} did not run at {', '.join(at)}: {reason}" for (name, reason), at in where.items()]
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("K×N", no_wrap=True)
-    for column in ("M", *columns):
-        table.add_column(column, justify="right")
-    return table
-
-
-def _speed_table(found: Benchmark) -> tuple[str, Table, str]:
-    """Title, table and caption: ours in µs and as a share of the limit; the others' time as a multiple."""
-    from llmint8.bench import geometric_mean
-    from llmint8.bench.candidates import OURS
-
-    others = [name for name in found.names() if not name.startswith("llmint8")]
-    title = "Time of the others over llmint8 at threshold 6.0 (above 1: llmint8 is faster)"
-    caption = "of limit: the least time that reading the weights or the int8 products take, over ours."
-    table = _table(
-        "llmint8\nµs",
-        "of limit",
-        "fastest\nfloat",
-        *(name.removeprefix("torch.") for name in others),
-    )
-    for p in found.points:
-        share, binds = found.limit_share(p)
-        ratios = (p.float_ratio(), *(p.ratio(name) for name in others))
-        microseconds = f"{p.seconds[OURS] * 1e6:,.0f}"
-        table.add_row(
-            f"{p.k}×{p.n}", str(p.m), microseconds, f"{share:.0%} {binds}", *(_cell(r) for r in ratios)
-        )
-    means = [geometric_mean(p.float_ratio() for p in found.points)]
-    means += [geometric_mean(p.ratio(name) for p in found.points) for name in others]
-    table.add_section()
-    table.add_row("mean", "", "", "", *(_cell(mean) for mean in means))
-    return title, table, caption
-
-
-def _outlier_table(found: Benchmark) -> tuple[str, Table, str]:
-    """Title, table and caption: ours over ours without outliers, and the memory of a call."""
-    from llmint8.bench import geometric_mean
-    from llmint8.bench.candidates import PLAIN
-
-    ours = [name for name in found.names() if name.startswith("llmint8") and name != PLAIN]
-    title = "What outliers cost: time of llmint8 over its time at threshold 0"
-    caption = (
-        "1 %, 5 %, 100 %: that share of each row, in columns of its own. "
-        "memory: the most that one call takes beyond what lay there, and its bound."
-    )
-    table = _table(
-        "threshold 0\nµs",
-        *(name.removeprefix("llmint8 ") for name in ours),
-        "memory\nMiB",
-    )
-    for p in found.points:
-        ratios = (_cell(p.ratio(name, PLAIN)) for name in ours)
-        table.add_row(f"{p.k}×{p.n}", str(p.m), f"{p.seconds[PLAIN] * 1e6:,.0f}", *ratios, _memory(p))
-    means = (_cell(geometric_mean(p.ratio(name, PLAIN) for p in found.points)) for name in ours)
-    table.add_section()
-    table.add_row("mean", "", "", *means, "")
-    return title, table, caption
-
-
-def _cell(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}"
-
-
-def _memory(point: Point) -> str:
-    from llmint8.bench.memory import bound
-
-    if point.extra_bytes is None:
-        return ""
-    return f"{point.extra_bytes / 2**20:.1f} of {bound(point.k, point.n, point.m) / 2**20:.1f}"
+        write_file(plot, draw(found))
+    show(found)
