@@ -109,9 +109,8 @@ class Native:
         columns, columns_address, low_address = 0, None, None
         if outlier_cols is not None and weight_low is not None:
             outlier_cols, weight_low = outlier_cols.contiguous(), weight_low.contiguous()
-            columns, columns_address, low_address = (
-                len(outlier_cols), outlier_cols.data_ptr(), weight_low.data_ptr(),
-            )  # fmt: skip
+            columns = outlier_cols.shape[0]
+            columns_address, low_address = outlier_cols.data_ptr(), weight_low.data_ptr()
         failed = self._linear(
             self._index, torch.get_num_threads(), dtype, bias_dtype, math.prod(leading), k, n,
             x.data_ptr(), weight.data_ptr(), absmax.data_ptr(), bias_address, threshold,

@@ -64,14 +64,15 @@ def invalid_low_digit(
             ("weight_low", "outlier_cols") if outlier_cols is None else ("outlier_cols", "weight_low")
         )
         return f"{given} means nothing without {missing}: give both or neither"
-    if outlier_cols.dtype != torch.int32 or outlier_cols.dim() != 1 or len(outlier_cols) > shape[1]:
+    columns = outlier_cols.shape
+    if outlier_cols.dtype != torch.int32 or len(columns) != 1 or columns[0] > shape[1]:
         return (
             f"outlier_cols must be int32 [P] with P at most {shape[1]}, "
-            f"got {outlier_cols.dtype} {list(outlier_cols.shape)}"
+            f"got {outlier_cols.dtype} {list(columns)}"
         )
-    want = [shape[0], len(outlier_cols)]
-    if weight_low.dtype != torch.int8 or list(weight_low.shape) != want:
-        return f"weight_low must be int8 {want}, got {weight_low.dtype} {list(weight_low.shape)}"
+    want = (shape[0], columns[0])
+    if weight_low.dtype != torch.int8 or weight_low.shape != want:
+        return f"weight_low must be int8 {list(want)}, got {weight_low.dtype} {list(weight_low.shape)}"
     return None
 
 
