@@ -59,6 +59,11 @@ class Int8Config:
         together with it.
     quantize_embeddings: whether embeddings become int8 too, one scale per vector. One that is tied to a head
         does so only together with it: one int8 weight then serves both.
+    outlier_weights: the bits of the weights that outliers meet, "int8", or "int16" in at most 2 % of a linear
+        layer's columns, those that are outliers most often while the float model reads a short text.
+    module_thresholds: thresholds of some modules by pattern, such as {"down_proj": "auto", "layers.0": 0}; a
+        pattern is like those of `skip_modules`, and the first that matches decides. All others have
+        `threshold`. Kept as pairs, so that the configuration can be hashed.
 
     Raises ConfigError for a value outside its range.
     """
@@ -94,8 +99,13 @@ class Int8Config:
 
     def threshold_of(self, name: str) -> Threshold:
         """The threshold of the module of this full name."""
-        of_modules = self.module_thresholds or ()
-        return next((own for pattern, own in of_modules if matches(name, pattern)), self.threshold)
+        pattern = self.pattern_of(name)
+        return self.threshold if pattern is None else dict(self.module_thresholds or ())[pattern]
+
+    def pattern_of(self, name: str) -> str | None:
+        """The first pattern of `module_thresholds` that matches a full name; None if none does."""
+        patterns = (pattern for pattern, _ in self.module_thresholds or ())
+        return next((pattern for pattern in patterns if matches(name, pattern)), None)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON types, with `quant_method`."""
@@ -147,4 +157,4 @@ def _check_module_thresholds(given: object) -> tuple[tuple[str, Threshold], ...]
         pairs = {"": given}
     if not all(isinstance(pattern, str) and pattern for pattern in pairs):
         raise ConfigError(f'module_thresholds must be like {{"down_proj": "auto"}}, got {given!r}')
-    return tuple((pattern, check_threshold(own)) for pattern, own in pairs.items())
+    return tuple((pattern, check_threshold(own)) for pattern, own in pairs.items()) or None

@@ -7,17 +7,24 @@ from llmint8.convert.model import (
     module_bytes,
     quantize_model,
     replace_modules,
-    set_threshold,
 )
 from llmint8.convert.outlier_columns import default_calibration_ids, find_outlier_columns
-from llmint8.convert.plan import Plan, check_skip_modules, convertible_weights, plan_conversion
+from llmint8.convert.plan import (
+    Plan,
+    check_module_thresholds,
+    check_skip_modules,
+    convertible_weights,
+    plan_conversion,
+)
 from llmint8.convert.report import ConversionReport, Row, human_bytes
+from llmint8.convert.thresholds import set_threshold
 from llmint8.convert.ties import tie_companions
 
 __all__ = [
     "ConversionReport",
     "Plan",
     "Row",
+    "check_module_thresholds",
     "check_skip_modules",
     "convertible_weights",
     "default_calibration_ids",

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from llmint8 import reference
-from llmint8.config import Int8Config, Threshold
+from llmint8.config import Int8Config
 from llmint8.convert.conversions import keep_saving_scales
 from llmint8.convert.empty import int8_from
 from llmint8.convert.outlier_columns import find_outlier_columns
-from llmint8.convert.plan import Plan, check_skip_modules, convertible_weights, plan_conversion
+from llmint8.convert.plan import (
+    Plan,
+    check_module_thresholds,
+    check_skip_modules,
+    convertible_weights,
+    plan_conversion,
+)
 from llmint8.convert.report import ConversionReport, Row
 from llmint8.convert.ties import tie_companions
 from llmint8.errors import QuantizationError
-from llmint8.nn import INT8_MODULES, Int8Conv1D, Int8Experts, Int8Linear
+from llmint8.nn import INT8_MODULES, Int8Conv1D
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -65,13 +70,14 @@ def quantize_model(
 
     Returns the report: what was converted, what was skipped and why, bytes before and after.
     Raises QuantizationError if the model is int8 already, is itself a bare linear layer, holds a non-finite
-    weight (checked before anything is changed), or has weights without data; ConfigError for a skip pattern
-    that matches nothing.
+    weight (checked before anything is changed), or has weights without data; ConfigError for a pattern that
+    matches nothing.
     """
     config = config or Int8Config()
     check_skip_modules(model, config.skip_modules)
     plan = plan_conversion(model, config.skip_modules, config)
     _check_convertible(model, plan)
+    check_module_thresholds(model, config, plan.convert)
     columns = {}
     if config.outlier_weights == "int16":
         columns = find_outlier_columns(model, plan.convert, calibration_ids)
@@ -82,7 +88,7 @@ def quantize_model(
 
     def convert(name: str, source: nn.Module) -> nn.Module:
         before, weight = module_bytes(source), getattr(source, "weight", None)
-        new: Any = int8_from(source, config.threshold, name, columns.get(name))
+        new: Any = int8_from(source, config.threshold_of(name), name, columns.get(name))
         if weight is not None:  # a head tied to an embedding gets the embedding's codes
             new.weight = shared.setdefault(id(weight), new.weight)
         kept = len(columns.get(name, ()))
@@ -94,7 +100,7 @@ def quantize_model(
     replace_modules(model, plan.convert, convert)
     tie_companions(model, plan.convert)
     keep_saving_scales(model)
-    saved = _saved_config(model)
+    saved = saved_config(model)
     if saved is not None:
         saved.quantization_config = config  # so that what transformers saves, transformers can load
     return ConversionReport(
@@ -117,34 +123,9 @@ def _check_convertible(model: nn.Module, plan: Plan) -> None:
                 reference.weight_absmax(part.detach(), which)
 
 
-def _saved_config(model: nn.Module) -> Any:
+def saved_config(model: nn.Module) -> Any:
     """The configuration that transformers writes beside the weights; None for another kind of model."""
     return getattr(model, "config", None) if hasattr(model, "save_pretrained") else None
-
-
-def set_threshold(model: nn.Module, threshold: Threshold) -> None:
-    """Set the threshold of every int8 layer, and in the configuration that `save_pretrained` writes.
-
-    A model in bitsandbytes' format stays in it, but for "auto", which that format cannot say: such a model is
-    saved in ours from then on.
-
-    Raises ConfigError for a bad threshold, QuantizationError if the model has none.
-    """
-    config = Int8Config(threshold)
-    layers = [m for m in model.modules() if isinstance(m, (Int8Linear, Int8Experts))]
-    if not layers:
-        raise QuantizationError("the model has no int8 layer: convert it with quantize_model(model)")
-    for layer in layers:
-        layer.threshold = config.threshold
-    saved = _saved_config(model)
-    given = getattr(saved, "quantization_config", None)
-    if isinstance(given, Int8Config):
-        saved.quantization_config = replace(given, threshold=config.threshold)
-    elif given is not None and hasattr(given, "llm_int8_threshold"):
-        if isinstance(config.threshold, float):
-            given.llm_int8_threshold = config.threshold
-        else:  # the configuration of bitsandbytes has no word for it
-            saved.quantization_config = config
 
 
 def dequantize_model(model: M, dtype: torch.dtype | None = None) -> M:
@@ -169,6 +150,6 @@ def dequantize_model(model: M, dtype: torch.dtype | None = None) -> M:
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:
         quantizer.remove_quantization_config(model)
-    elif hasattr(_saved_config(model), "quantization_config"):
-        del _saved_config(model).quantization_config
+    elif hasattr(saved_config(model), "quantization_config"):
+        del saved_config(model).quantization_config
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,15 @@ from llmint8.convert.empty import is_convertible, is_linear
 from llmint8.convert.report import Row
 from llmint8.convert.ties import shared_weights
 from llmint8.errors import ConfigError
-from llmint8.nn import INT8_MODULES, expert_weights, experts_as_linear, is_experts, weight_as_linear
+from llmint8.nn import (
+    INT8_MODULES,
+    Int8Embedding,
+    expert_weights,
+    experts_as_linear,
+    is_embedding,
+    is_experts,
+    weight_as_linear,
+)
 from llmint8.numerics import MAX_FEATURES
 
 #: Where torch keeps the hooks that run with a layer's forward or backward.
@@ -37,6 +45,25 @@ def check_skip_modules(model: nn.Module, skip_modules: Sequence[str] | None) -> 
         if not any(matches(name, pattern) for name in names):
             example = next((n for n, m in model.named_modules() if isinstance(m, nn.Linear)), "layers.0.fc1")
             raise ConfigError(f"skip_modules: {pattern!r} matches no module; names look like {example!r}")
+
+
+def check_module_thresholds(model: nn.Module, config: Int8Config, int8: Iterable[str]) -> None:
+    """Raise ConfigError for a pattern of `config.module_thresholds` that sets no threshold.
+
+    model: int8 or still float. int8: the names of its modules that are int8, or become it.
+    """
+    names = [name for name in int8 if has_threshold(model.get_submodule(name))]
+    for pattern, _ in config.module_thresholds or ():
+        if not any(matches(name, pattern) for name in names):
+            example = names[0] if names else "layers.0.fc1"
+            raise ConfigError(
+                f"module_thresholds: {pattern!r} matches no int8 layer; names look like {example!r}"
+            )
+
+
+def has_threshold(module: nn.Module) -> bool:
+    """Whether a module that is int8, or becomes it, has a threshold: an embedding has none."""
+    return not (isinstance(module, Int8Embedding) or is_embedding(module))
 
 
 def plan_conversion(

@@ -143,6 +143,8 @@ def _refuse(config: Int8Config, name: str) -> None:
         raise ConfigError(f"the format {name} knows no int8 embeddings; write the format llmint8")
     if config.outlier_weights != "int8":
         raise ConfigError(f"the format {name} knows no int16 outlier weights; write the format llmint8")
+    if config.module_thresholds is not None:
+        raise ConfigError(f"the format {name} knows no thresholds of single layers; write the format llmint8")
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

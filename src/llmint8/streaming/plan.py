@@ -13,6 +13,7 @@ from llmint8.config import Int8Config
 from llmint8.convert import (
     ConversionReport,
     Row,
+    check_module_thresholds,
     check_skip_modules,
     empty_like,
     module_bytes,
@@ -71,7 +72,7 @@ def plan_stream(
 
     shard_bytes: the size from which a file is closed. columns: those with a second weight digit, by module.
 
-    Raises ConfigError for a skip pattern that matches nothing or what the format cannot say,
+    Raises ConfigError for a pattern that matches nothing or what the format cannot say,
     QuantizationError if no layer can become int8.
     """
     model = structure.model
@@ -88,6 +89,7 @@ def plan_stream(
     if not assigned.int8:
         reasons = sorted({row.decision for row in rows}) or ["it has no linear layer"]
         raise QuantizationError(f"nothing to convert: {'; '.join(reasons)}")
+    check_module_thresholds(model, config, assigned.int8)
     if left:  # loading must not expect int8 where the file holds floats
         config = replace(config, skip_modules=(*(config.skip_modules or ()), *sorted(left)))
     quantization = form.config(config, model, assigned.int8)
