@@ -54,7 +54,7 @@ class Prepared:
                     self.head_reason = str(error)
             description = describe(base, head)
             self.run = native_runner(description)
-            check_by_example(base, description, self.run)
+            check_by_example(base, description)
         except NotCoveredError as error:
             self.reason = str(error)
             return

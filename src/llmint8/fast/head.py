@@ -16,7 +16,7 @@ from llmint8.nn import INT8_MODULES, Int8Linear, is_embedding
 
 
 def quantize_head(model: nn.Module) -> None:
-    """Convert the output head in place, with the threshold of the model's other layers.
+    """Convert the output head in place, with the threshold that the configuration has for it, or that of the other layers.
 
     A head that is int8 already stays. The configuration that `save_pretrained` writes says so.
     Raises QuantizationError for a model without a head, or one that is no plain linear layer.
@@ -31,7 +31,10 @@ def quantize_head(model: nn.Module) -> None:
         module = model.get_submodule(tied)
         if not (is_linear(module) or is_embedding(module)):
             raise QuantizationError(f'{tied} is a {type(module).__name__}, not int8 so far; use head="keep"')
+    saved = _saved(model)
     threshold = next(m for m in model.modules() if isinstance(m, Int8Linear)).threshold
+    if isinstance(saved, Int8Config):  # a pattern may name the head, or the layer that was asked
+        threshold = saved.threshold_of(name)
     shared: list[nn.Parameter] = []
 
     def convert(each: str, source: nn.Module) -> nn.Module:
@@ -53,8 +56,12 @@ def output_head(model: Any) -> tuple[nn.Module | None, str]:
     return (head, names[0]) if head is not None and names else (None, "")
 
 
+def _saved(model: Any) -> Any:
+    return getattr(getattr(model, "config", None), "quantization_config", None)
+
+
 def _note(model: Any, threshold: Any, embeddings: bool) -> None:
-    saved = getattr(getattr(model, "config", None), "quantization_config", None)
+    saved = _saved(model)
     if saved is None:
         return
     # Another format's configuration has no word for a head that is int8.
