@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from llmint8.errors import ConfigError
-from llmint8.numerics import AUTO, AUTO_CODE, DEFAULT_THRESHOLD
+from llmint8.numerics import AUTO, AUTO_CODE, DEFAULT_THRESHOLD, PAPER_THRESHOLD
 
 Threshold = float | Literal["auto"]
 OutlierWeights = Literal["int8", "int16"]
@@ -135,8 +135,11 @@ class Int8Config:
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any]) -> Int8Config:
-        """Read what `to_dict` wrote. Raises ConfigError for another quant_method or an unknown field."""
-        fields = dict(config_dict)
+        """Read what `to_dict` wrote; where no threshold is written, it is the paper's.
+
+        Raises ConfigError for another quant_method or an unknown field.
+        """
+        fields = {"threshold": PAPER_THRESHOLD} | dict(config_dict)
         method = fields.pop("quant_method", "llmint8")
         if method != "llmint8":
             raise ConfigError(f'quant_method is {method!r}, expected "llmint8"')

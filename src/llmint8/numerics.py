@@ -16,7 +16,9 @@ OUTLIER_COLUMN_SHARE = 0.02
 TINY = 2.0**-100
 #: Largest K for which 128 * 127 * K fits int32.
 MAX_FEATURES = 131_072
-#: The paper's threshold (section 3.2 of arXiv 2208.07339).
+#: The paper's threshold (section 3.2 of arXiv 2208.07339); also that of a configuration which names none.
+PAPER_THRESHOLD = 6.0
+#: Where nothing else is asked for.
 DEFAULT_THRESHOLD = 6.0
 #: What a user writes for the scale-free outlier rule, and its code in operator arguments.
 AUTO = "auto"

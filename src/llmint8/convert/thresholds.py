@@ -47,6 +47,8 @@ def set_threshold(model: nn.Module, threshold: Threshold, modules: Sequence[str]
 def _save(saved: Any, wanted: Int8Config) -> None:
     """saved: the configuration of a transformers model, or None. wanted: its thresholds are set."""
     given, patterns = getattr(saved, "quantization_config", None), wanted.module_thresholds
+    if isinstance(given, dict) and given.get("quant_method") == "llmint8":  # as read from config.json
+        given = Int8Config.from_dict(given)
     if isinstance(given, Int8Config):
         if patterns is None:
             changed = replace(given, threshold=wanted.threshold, module_thresholds=None)

@@ -16,9 +16,10 @@ from llmint8.nn import INT8_MODULES, Int8Linear, is_embedding
 
 
 def quantize_head(model: nn.Module) -> None:
-    """Convert the output head in place, with the threshold that the configuration has for it, or that of the other layers.
+    """Convert the output head in place.
 
-    A head that is int8 already stays. The configuration that `save_pretrained` writes says so.
+    Its threshold is what the configuration says, or that of the model's other layers. A head that is int8
+    already stays. The configuration that `save_pretrained` writes says so.
     Raises QuantizationError for a model without a head, or one that is no plain linear layer.
     """
     head, name = output_head(model)
