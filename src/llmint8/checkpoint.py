@@ -49,6 +49,12 @@ class CheckpointSummary:
         return {n: t for n, t in self.tensors.items() if is_int8_experts(n, t)}
 
     @property
+    def int16_columns(self) -> dict[str, int]:
+        """Name of each int8 layer with a second weight digit, and how many of its columns have one."""
+        columns = ((n, t) for n, t in self.tensors.items() if n.endswith(".outlier_cols"))
+        return {name.removesuffix(".outlier_cols"): tensor.shape[0] for name, tensor in columns}
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.nbytes for t in self.tensors.values())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from safetensors.torch import load_file
+
+from llmint8 import Int8Config, convert_checkpoint
+from tiny import save_tiny_checkpoint
 
 
 def test_json_of_an_int8_checkpoint(run, int8_model):
@@ -24,6 +28,26 @@ def test_the_table_groups_layers_and_their_scales(run, int8_model):
     cells = [cell.strip() for cell in row.split("│")[1:-1]]
     assert cells == ["model.layers.*.mlp.up_proj", "int8", "48 × 32", "2", "3.4 KiB"]  # 2 · (1536 + 4·48 + 1)
     assert lines[-1] == "14 int8 layers; quantization_config: quant_method llmint8, threshold 6.0"
+
+
+def test_columns_with_16_bit_weights(run, tmp_path):
+    save_tiny_checkpoint(tmp_path / "float", hidden_size=64, intermediate_size=200)
+    config = Int8Config("auto", outlier_weights="int16")
+    convert_checkpoint(tmp_path / "float", tmp_path / "int8", config)
+    tensors = load_file(tmp_path / "int8" / "model.safetensors")
+    suffix = ".outlier_cols"
+    columns = {k.removesuffix(suffix): len(t) for k, t in tensors.items() if k.endswith(suffix)}
+    down = {name: count for name, count in columns.items() if name.endswith("down_proj")}
+    assert len(down) == 2
+    result = run("inspect", tmp_path / "int8", "--json", code=0).json
+    assert result["int16_columns"] == columns
+    assert result["int8_bytes"] == sum(t.numel() for t in tensors.values() if t.dtype == torch.int8)
+    lines = run("inspect", tmp_path / "int8", code=0).stdout.splitlines()
+    (row,) = [line for line in lines if "model.layers.*.mlp.down_proj" in line]
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    size = sum(200 * 64 + 64 * 4 + 1 + (64 + 4) * count for count in down.values())
+    expected = [str(sum(down.values())), f"{size / 1024:.1f} KiB"]
+    assert cells == ["model.layers.*.mlp.down_proj", "int8", "64 × 200", "2", *expected]
 
 
 def test_a_float_checkpoint_and_a_single_file(run, float_model):

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from llmint8 import CheckpointError, Int8Config, convert_checkpoint
 from llmint8.streaming.jobs import Copy, Quantize
 from llmint8.streaming.work_folder import WorkFolder
+from tiny import save_tiny_checkpoint
 
 from .conftest import contents
 
@@ -82,6 +84,24 @@ def test_finished_shards_are_kept(float_folder, tmp_path, killed_at, monkeypatch
     assert {f: (dst / f.name).stat().st_ino for f in kept} == kept
 
 
+def test_outlier_columns_end_in_the_same_bytes(tmp_path, killed_at):
+    src = save_tiny_checkpoint(tmp_path / "wide", hidden_size=64, intermediate_size=200)
+    given = {"config": Int8Config(threshold="auto", outlier_weights="int16")}
+    killed_at(src, tmp_path / "whole", 0, **given)
+    expected = contents(tmp_path / "whole")
+    assert b"weight_low" in b"".join(expected.values())
+    killed_at(src, tmp_path / "out", 8, **given)
+    kept = {f.name for f in (partial(tmp_path / "out") / "model").glob("*.safetensors")}
+    assert len(kept) > 2
+    killed_at(src, tmp_path / "out", 0, **given)
+    assert contents(tmp_path / "out") == expected
+    other = given | {"calibration_ids": torch.arange(3)[None]}  # finds other columns, so it starts afresh
+    killed_at(src, tmp_path / "others", 0, **other)
+    killed_at(src, tmp_path / "again", 8, **given)
+    killed_at(src, tmp_path / "again", 0, **other)
+    assert contents(tmp_path / "again") == contents(tmp_path / "others") != expected
+
+
 def test_a_torn_shard_is_redone(float_folder, tmp_path, killed_at):
     dst = tmp_path / "out"
     killed_at(float_folder, tmp_path / "whole", 0)
@@ -105,8 +125,6 @@ def test_other_settings_start_afresh(float_folder, tmp_path, killed_at, settings
 
 
 def test_another_source_starts_afresh(float_folder, tmp_path, killed_at):
-    from tiny import save_tiny_checkpoint
-
     other = save_tiny_checkpoint(tmp_path / "other", seed=1)
     killed_at(float_folder, tmp_path / "out", 8)
     killed_at(other, tmp_path / "out", 0)

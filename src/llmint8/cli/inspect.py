@@ -40,12 +40,14 @@ def command(
 
 def _as_json(summary: CheckpointSummary) -> dict[str, Any]:
     layers = summary.int8_layers | summary.int8_experts
+    low = [summary.tensors[f"{name}.weight_low"] for name in summary.int16_columns]
     return {
         "path": str(summary.path),
         "quantization": summary.quantization,
         "bytes": summary.nbytes,
-        "int8_bytes": sum(t.nbytes for t in layers.values()),
+        "int8_bytes": sum(t.nbytes for t in (*layers.values(), *low)),
         "int8_layers": {name: list(t.shape) for name, t in layers.items()},
+        "int16_columns": summary.int16_columns,
         "tensors": {name: {"dtype": t.dtype, "shape": list(t.shape)} for name, t in summary.tensors.items()},
     }
 
@@ -57,13 +59,17 @@ def _show(summary: CheckpointSummary) -> None:
         "tensor or int8 layer", "type", "shape", title=escape(str(summary.path)), title_justify="left"
     )
     table.add_column("count", justify="right")
+    if summary.int16_columns:
+        table.add_column("int16 columns", justify="right")
     table.add_column("size", justify="right")
-    for (name, dtype, shape), (count, size) in _groups(summary).items():
-        table.add_row(
-            name, dtype, shape, str(count), human_bytes(size), style="bold" if dtype == "int8" else ""
-        )
+    for (name, dtype, shape), (count, columns, size) in _groups(summary).items():
+        numbers = [str(columns or "")] if summary.int16_columns else []
+        numbers = [str(count), *numbers, human_bytes(size)]
+        table.add_row(name, dtype, shape, *numbers, style="bold" if dtype == "int8" else "")
     table.add_section()
-    table.add_row("all tensors", "", "", str(len(summary.tensors)), human_bytes(summary.nbytes))
+    numbers = [str(sum(summary.int16_columns.values()))] if summary.int16_columns else []
+    numbers = [str(len(summary.tensors)), *numbers, human_bytes(summary.nbytes)]
+    table.add_row("all tensors", "", "", *numbers)
     settings = {key: value for key, value in (summary.quantization or {}).items() if value is not None}
     described = ", ".join(f"{key} {value}" for key, value in settings.items()) or "none"
     console = stdout()
@@ -75,10 +81,11 @@ def _show(summary: CheckpointSummary) -> None:
     )
 
 
-def _groups(summary: CheckpointSummary) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """(name, type, shape) to (count, bytes); an int8 layer and its scales are one, as are repeated layers."""
+def _groups(summary: CheckpointSummary) -> dict[tuple[str, str, str], tuple[int, int, int]]:
+    """(name, type, shape) to (count, columns with 16-bit weights, bytes); an int8 layer and its scales are
+    one, as are repeated layers."""
     layers = summary.int8_layers | summary.int8_experts
-    groups: dict[tuple[str, str, str], tuple[int, int]] = {}
+    groups: dict[tuple[str, str, str], tuple[int, int, int]] = {}
     for name, tensor in summary.tensors.items():
         owner, _, part = name.rpartition(".")
         experts = name.removesuffix("_SCB")
@@ -88,6 +95,8 @@ def _groups(summary: CheckpointSummary) -> dict[tuple[str, str, str], tuple[int,
         shape = " × ".join(map(str, (layer or tensor).shape))
         pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name if layer is None else owner)
         key = (pattern, tensor.dtype if layer is None else "int8", shape)
-        count, size = groups.get(key, (0, 0))
-        groups[key] = (count + (layer is None or part == "weight"), size + tensor.nbytes)
+        count, columns, size = groups.get(key, (0, 0, 0))
+        whole = layer is None or part == "weight"
+        columns += summary.int16_columns.get(owner, 0) if whole and layer is not None else 0
+        groups[key] = (count + whole, columns, size + tensor.nbytes)
     return groups

@@ -10,7 +10,6 @@ import importlib
 from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,23 +30,24 @@ def sample_text() -> str:
 
 
 def default_calibration_ids(model: nn.Module) -> Tensor:
-    """The end of the shipped text as token ids int64 `[1, L]`, by the tokenizer in the model's folder.
+    """The end of the shipped text as token ids int64 `[1, L]`, by the tokenizer from where the model is.
 
-    Raises ConfigError if the model does not come from a folder with a tokenizer.
+    Raises ConfigError if the model was not loaded by transformers, or without a tokenizer beside it.
     """
     config = getattr(model, "config", None)
-    folder = str(getattr(config, "name_or_path", "") or "")
+    place = str(getattr(config, "name_or_path", "") or "")
     remedy = "give calibration_ids, int64 [1, L]: some hundred tokens of text that the model is for"
-    if not folder or not Path(folder).is_dir():
+    if not place:
         raise ConfigError(
             'outlier_weights="int16" needs a text to find columns by, and the model does not say in which '
             f"folder its tokenizer is: {remedy}"
         )
     try:
-        tokenizer = importlib.import_module("transformers").AutoTokenizer.from_pretrained(folder)
+        load = importlib.import_module("transformers").AutoTokenizer.from_pretrained
+        tokenizer = load(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(
-            f'outlier_weights="int16" needs a text to find columns by, and {folder} holds no tokenizer '
+            f'outlier_weights="int16" needs a text to find columns by, and {place} holds no tokenizer '
             f"that can be read ({' '.join(str(error).split())[:120]}): {remedy}"
         ) from error
     limit = getattr(config, "max_position_embeddings", None) or CALIBRATION_TOKENS

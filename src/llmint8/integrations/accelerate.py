@@ -25,14 +25,17 @@ from llmint8.checkpoint import (
     read_headers,
     shard_files,
 )
+from llmint8.config import Int8Config
 from llmint8.convert import empty_like, is_linear, replace_modules
 from llmint8.errors import CheckpointError
 from llmint8.integrations.import_hook import replace_function
 from llmint8.nn import Int8Embedding, Int8Linear, is_embedding
-from llmint8.numerics import DEFAULT_THRESHOLD, ROW_MAJOR
+from llmint8.numerics import PAPER_THRESHOLD, ROW_MAJOR
 
 _load_checkpoint_in_model: Any = modeling.load_checkpoint_in_model
 _Layer: TypeAlias = Int8Linear | Int8Embedding
+#: What accelerate does not load into an int8 layer, or not where its codes are offloaded.
+_LEFT_OUT = ("SCB", "weight_format", "outlier_cols", "weight_low")
 _SIGNATURE = inspect.signature(_load_checkpoint_in_model)
 
 
@@ -45,8 +48,7 @@ def empty_int8_model(model: nn.Module, checkpoint: str | Path) -> nn.Module:
     Raises CheckpointError if a file is missing or torn, or an int8 weight has no layer of its name.
     """
     summary = inspect_checkpoint(checkpoint)
-    settings = summary.quantization or {}
-    threshold = settings.get("threshold", settings.get("llm_int8_threshold", DEFAULT_THRESHOLD))
+    settings = _settings(summary.quantization or {})
     modules = {name: m for name, m in model.named_modules() if is_linear(m) or is_embedding(m)}
     for name in summary.int8_layers:
         if name not in modules:
@@ -56,15 +58,22 @@ def empty_int8_model(model: nn.Module, checkpoint: str | Path) -> nn.Module:
             )
     weights = {id(modules[name].weight): name for name in summary.int8_layers}
     tied = {name: weights[id(m.weight)] for name, m in modules.items() if id(m.weight) in weights}
-    columns = {
-        key.removesuffix(".outlier_cols"): header.shape[0]
-        for key, header in summary.tensors.items()
-        if key.endswith(".outlier_cols")
-    }
-    replace_modules(model, tied, lambda name, source: empty_like(source, threshold, columns.get(name, 0)))
+    columns = summary.int16_columns
+
+    def build(name: str, source: nn.Module) -> nn.Module:
+        return empty_like(source, settings.threshold_of(name), columns.get(name, 0))
+
+    replace_modules(model, tied, build)
     for name, source in tied.items():
         model.get_submodule(name).weight = model.get_submodule(source).weight
     return model
+
+
+def _settings(found: Mapping[str, Any]) -> Int8Config:
+    """The thresholds that a `quantization_config` means, ours or that of bitsandbytes."""
+    if found.get("quant_method") == "llmint8":
+        return Int8Config.from_dict(found)
+    return Int8Config(found.get("llm_int8_threshold", PAPER_THRESHOLD))
 
 
 @functools.wraps(_load_checkpoint_in_model)
@@ -90,7 +99,7 @@ def _load_int8_checkpoint_in_model(*args: Any, **kwargs: Any) -> None:
     left_out = _read_left_out(files, layers)
     for name, layer in layers.items():
         stored = stored_as[name]
-        _set_left_out(layer, left_out[f"{stored}.SCB"], left_out.get(f"{stored}.weight_format"))
+        _set_left_out(layer, {kind: left_out.get(f"{stored}.{kind}") for kind in _LEFT_OUT})
         reason = layer.invalid_state()
         if reason is not None:
             raise CheckpointError(f"{name}: {reason}; convert the model again")
@@ -130,21 +139,25 @@ def _read_left_out(files: list[Path], layers: Mapping[str, _Layer]) -> dict[str,
         with safe_open(str(file), framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118 - not a dict
                 name, _, kind = key.rpartition(".")
-                if kind in ("SCB", "weight_format") and name in layers:
+                if kind in _LEFT_OUT and name in layers:
                     tensors[key] = handle.get_tensor(key)
     return tensors
 
 
-def _set_left_out(layer: _Layer, scales: Tensor, weight_format: Tensor | None) -> None:
+def _set_left_out(layer: _Layer, stored: dict[str, Tensor | None]) -> None:
     # They are small: those of a layer whose codes are offloaded stay in memory.
     device = torch.device("cpu") if layer.weight.is_meta else layer.weight.device
-    if isinstance(layer.SCB, nn.Parameter):
-        layer.SCB = nn.Parameter(scales.to(device), requires_grad=False)
-    else:
-        layer.SCB = scales.to(device)
-    if weight_format is None:  # early bitsandbytes releases wrote none
-        weight_format = torch.tensor(ROW_MAJOR, dtype=torch.uint8)
-    layer.weight_format = weight_format.to(device)
+    if stored["weight_format"] is None:  # early bitsandbytes releases wrote none
+        stored["weight_format"] = torch.tensor(ROW_MAJOR, dtype=torch.uint8)
+    for kind, tensor in stored.items():
+        held = getattr(layer, kind, None)
+        if tensor is None:
+            if held is not None:  # columns of what the layer held before
+                setattr(layer, kind, None)
+            continue
+        parameter = isinstance(held, nn.Parameter)
+        tensor = tensor.to(device)
+        setattr(layer, kind, nn.Parameter(tensor, requires_grad=False) if parameter else tensor)
 
 
 def _offload_scales(tensors: dict[str, Tensor], folder: str) -> None:

@@ -3,7 +3,8 @@
 transformers makes a DTensor of every parameter that its plan names, and reads only a rank's part of it.
 Codes and bias are cut as in a float layer. Scales follow the rows of their weight: cut where rows are dealt
 out to the ranks (column-parallel layers), whole on every rank where the rows themselves are cut (row-parallel
-layers). So the tensors of all ranks together are those of one process, whatever the number of ranks.
+layers). So the tensors of all ranks together are those of one process, whatever the number of ranks. The
+second weight digit follows rows in the same way; of a cut row each rank multiplies the columns that it holds.
 """
 
 from __future__ import annotations
@@ -115,17 +116,9 @@ def quantize_part(weight: Tensor, module: Int8Linear, name: str) -> tuple[Tensor
 
 
 def settle_scale(module: Int8Linear) -> None:
-    """After loading: the scales go where the rows of the weight are, or become a buffer again.
-
-    Raises QuantizationError for a layer with a second weight digit that was cut: saving would not join it.
-    """
+    """After loading: the scales go where the rows of the weight are, or become a buffer again."""
     from torch.distributed.tensor import DTensor
 
-    if module.outlier_cols is not None and isinstance(module.weight, DTensor):
-        raise QuantizationError(
-            "int16 outlier weights cannot be cut by tensor parallelism: convert the float model again with "
-            'outlier_weights="int8"'
-        )
     scb = module.SCB
     if not isinstance(scb, nn.Parameter):
         return
@@ -136,6 +129,56 @@ def settle_scale(module: Int8Linear) -> None:
         _place_scale(module, scb.full_tensor())
 
 
+def settle_second_digit(module: Int8Linear) -> None:
+    """After loading: each rank keeps what it needs of the second weight digit, which all have read whole.
+
+    Where rows are dealt out, `weight_low` is cut like the scales. Where they are cut, a rank multiplies the
+    columns that it holds, numbered from its first; which those are no DTensor can say, so the whole stays
+    beside them (2 % of the layer) for the state that `save_pretrained` writes.
+    """
+    from torch.distributed.tensor import DTensor
+
+    weight, columns, low = module.weight, module.outlier_cols, module.weight_low
+    if columns is None or low is None or not isinstance(weight, DTensor):
+        return
+    if not any(_cuts(cut, 1) for cut in weight.placements):
+        del module._buffers["weight_low"]
+        module.weight_low = _like_scales(low, weight)
+        return
+    own = _own_columns(weight)
+    held = torch.isin(columns, own)
+    module.outlier_cols = torch.searchsorted(own, columns[held]).int() if held.any() else None
+    module.weight_low = low[:, held].contiguous() if held.any() else None
+
+    def say_whole(_: nn.Module, state: dict[str, Tensor], prefix: str, __: object) -> None:
+        state.update({f"{prefix}outlier_cols": columns, f"{prefix}weight_low": low})
+
+    module.register_state_dict_post_hook(say_whole)  # type: ignore[no-untyped-call]
+
+
+def _own_columns(weight: DTensor) -> Tensor:
+    """The columns of a weight `[N, K]` that this rank holds, int32, ascending."""
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    placements = [cut if _cuts(cut, 1) else Replicate() for cut in weight.placements]
+    columns = torch.arange(weight.shape[1], dtype=torch.int32)[None]
+    part = distribute_tensor(columns, weight.device_mesh, placements, src_data_rank=None)
+    return part.to_local()[0]
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether a model that was loaded lies on several devices or ranks, or partly outside of the memory."""
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return True
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return True
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
 def _scale_placements(weight: DTensor) -> tuple[Placement, ...]:
     from torch.distributed.tensor import Replicate
 
@@ -144,11 +187,15 @@ def _scale_placements(weight: DTensor) -> tuple[Placement, ...]:
 
 def _place_scale(module: Int8Linear, scb: Tensor) -> None:
     """Let `module.SCB` be this rank's part of `scb`, `[N]`."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
+    module.SCB = _like_scales(scb, cast("DTensor", module.weight))
 
-    weight = cast(DTensor, module.weight)
-    part = distribute_tensor(scb, weight.device_mesh, _scale_placements(weight), src_data_rank=None)
-    module.SCB = nn.Parameter(part, requires_grad=False)
+
+def _like_scales(tensor: Tensor, weight: DTensor) -> nn.Parameter:
+    """A tensor `[N, ...]` of which each rank holds the rows that it holds of the weight."""
+    from torch.distributed.tensor import distribute_tensor
+
+    part = distribute_tensor(tensor, weight.device_mesh, _scale_placements(weight), src_data_rank=None)
+    return nn.Parameter(part, requires_grad=False)
 
 
 def _cuts(placement: object, dimension: int) -> bool:

@@ -18,6 +18,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 from llmint8.checkpoint import check_loaded_files, check_tensors, read_headers
 from llmint8.config import Int8Config, Threshold
 from llmint8.convert import (
+    check_module_thresholds,
     check_skip_modules,
     dequantize_model,
     empty_like,
@@ -32,7 +33,12 @@ from llmint8.errors import CheckpointError, QuantizationError
 from llmint8.integrations.pickled import read_pickled_headers
 from llmint8.integrations.quantize_on_load import QuantizeOnLoad, is_codes
 from llmint8.integrations.stored import stored_as_int8, stored_columns
-from llmint8.integrations.tensor_parallel import prepare_layers, settle_scale
+from llmint8.integrations.tensor_parallel import (
+    is_spread,
+    prepare_layers,
+    settle_scale,
+    settle_second_digit,
+)
 from llmint8.nn import INT8_MODULES, Int8Experts, Int8Linear
 from llmint8.numerics import ROW_MAJOR
 
@@ -84,9 +90,13 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         skip = self.settings.skip_modules
         if not self.pre_quantized:
             check_skip_modules(model, skip)
-        if self._runs_float_model:
-            return
         names = plan_conversion(model, skip, self.settings).convert
+        if not self.pre_quantized:
+            check_module_thresholds(model, self.settings, names)
+        if self._runs_float_model:
+            for name in names:  # otherwise transformers would draw random numbers into a missing weight
+                model.get_submodule(name)._is_hf_initialized = True  # type: ignore[assignment]
+            return
         columns: dict[str, int] = {}
         if self.pre_quantized:
             check_loaded_files(checkpoint_files or (), str(getattr(model.config, "name_or_path", "")))
@@ -114,7 +124,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
         if self._runs_float_model:
-            quantize_model(model, self.settings)
+            self._convert_whole(model)
         for error in self._errors:
             raise error
         tie_companions(model, (n for n, m in model.named_modules() if isinstance(m, INT8_MODULES)))
@@ -127,12 +137,10 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
                 continue  # offloaded to disk
             for key, tensor in tensors.items():
                 if not self._runs_float_model and not getattr(tensor, "_is_hf_initialized", False):
-                    raise CheckpointError(
-                        f"{name}.{key} is missing in the checkpoint or does not fit, and int8 layers cannot "
-                        f"start from random numbers; {remedy}, or add the module to skip_modules"
-                    )
+                    raise _missing(f"{name}.{key}", remedy)
             if isinstance(module, Int8Linear):
                 settle_scale(module)
+                settle_second_digit(module)
             if not isinstance(module, Int8Experts) and not getattr(
                 module.weight_format, "_is_hf_initialized", False
             ):
@@ -145,6 +153,19 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         for cast in ("half", "float"):
             setattr(model, cast, functools.partial(getattr(nn.Module, cast), model))
         return model
+
+    def _convert_whole(self, model: nn.Module) -> None:
+        if is_spread(model):
+            raise QuantizationError(
+                'outlier_weights="int16" runs the float model once, on one device, and this one is spread '
+                "over several: load it without device_map, offloading and tensor parallelism, or convert it "
+                "first with `llmint8 quantize MODEL OUT --outlier-weights int16` and load OUT"
+            )
+        for name in plan_conversion(model, self.settings.skip_modules, self.settings).convert:
+            for key, tensor in model.get_submodule(name).named_parameters(recurse=False):
+                if not getattr(tensor, "_is_hf_initialized", False):
+                    raise _missing(f"{name}.{key}", "check its config.json")
+        quantize_model(model, self.settings)
 
     def is_serializable(self) -> bool:
         """`save_pretrained` works: the state is plain tensors."""
@@ -162,6 +183,13 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         return dequantize_model(model, dtype)
+
+
+def _missing(tensor: str, remedy: str) -> CheckpointError:
+    return CheckpointError(
+        f"{tensor} is missing in the checkpoint or does not fit, and int8 layers cannot start from random "
+        f"numbers; {remedy}, or add the module to skip_modules"
+    )
 
 
 def _empty_like(source: nn.Module, threshold: Threshold, outliers: int) -> nn.Module:
