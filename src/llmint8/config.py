@@ -118,7 +118,8 @@ class Int8Config:
         if self.outlier_weights != "int8":
             extra["outlier_weights"] = self.outlier_weights
         if self.module_thresholds is not None:
-            extra["module_thresholds"] = dict(self.module_thresholds)
+            # Pairs: the first that matches decides, and transformers sorts the keys of what it saves.
+            extra["module_thresholds"] = [list(pair) for pair in self.module_thresholds]
         return fields | extra
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:

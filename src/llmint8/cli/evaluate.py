@@ -17,7 +17,15 @@ from llmint8.cli.models import (
     load_tokenizer,
     threshold_of,
 )
-from llmint8.cli.options import Dtype, DtypeOption, JsonOption, ModelArgument, ThresholdOption, examples
+from llmint8.cli.options import (
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    ModuleThresholdOption,
+    ThresholdOption,
+    examples,
+)
 from llmint8.cli.output import note, print_json, progress, stdout, working
 from llmint8.cli.tasks import Evaluated, answer_tasks
 from llmint8.cli.text import bytes_of_tokens, context_length, first_tokens, read_text
@@ -45,6 +53,7 @@ def command(
         ),
     ] = None,
     threshold: ThresholdOption = None,
+    module_threshold: ModuleThresholdOption = None,
     dtype: DtypeOption = Dtype.auto,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Windows or prompts in one call. Changes speed and memory alone.")
@@ -134,7 +143,7 @@ def command(
     --against also: the difference from the float model on the same documents, its standard error, and whether
     it is within 1.96 of them.
     """
-    wanted = Evaluated(model, against, threshold, dtype, batch_size, json)
+    wanted = Evaluated(model, against, threshold, module_threshold, dtype, batch_size, json)
     on_text = {"--text": text, "--tokens": tokens, "--context": context, "--stride": stride}
     on_tasks = {
         "--include-path": include_path,
@@ -178,7 +187,7 @@ def _read_text(
     name, content = read_text(text)
     with working(f"Loading {wanted.model}"):
         tokenizer = load_tokenizer(found.path)
-        models = {"int8": load_int8(found, wanted.threshold, wanted.dtype)}
+        models = {"int8": load_int8(found, wanted.threshold, wanted.dtype, wanted.module_threshold)}
         if reference is not None:
             models["float"] = load_float(reference, Dtype.float32)
     length = context_length(models["int8"], context)

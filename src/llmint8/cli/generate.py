@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from llmint8.cli.models import find_model, load_int8, load_tokenizer
-from llmint8.cli.options import Dtype, DtypeOption, ModelArgument, ThresholdOption, examples
+from llmint8.cli.options import (
+    Dtype,
+    DtypeOption,
+    ModelArgument,
+    ModuleThresholdOption,
+    ThresholdOption,
+    examples,
+)
 from llmint8.cli.output import note, working
 from llmint8.cli.quiet import quiet_transformers
 from llmint8.cli.streaming import Speed, TokenClock
@@ -33,6 +40,7 @@ def command(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(help="The text to continue.", show_default=False)],
     threshold: ThresholdOption = None,
+    module_threshold: ModuleThresholdOption = None,
     dtype: DtypeOption = Dtype.auto,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 100,
     temperature: Annotated[
@@ -60,7 +68,7 @@ def command(
     found = find_model(model)
     with working(f"Loading {model}"):
         tokenizer = load_tokenizer(found.path)
-        loaded = load_int8(found, threshold, dtype)
+        loaded = load_int8(found, threshold, dtype, module_threshold)
         path = _optimize(loaded, head) if optimize else "the model's own forward"
     note(f"runs {path}")
     inputs = _encode(loaded, tokenizer, prompt, max_new_tokens)

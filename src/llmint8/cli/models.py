@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,21 +72,34 @@ def load_float(found: CheckpointSummary, dtype: Dtype) -> Any:
     return _load(found.path, dtype)
 
 
-def load_int8(found: CheckpointSummary, threshold: float | str | None, dtype: Dtype) -> Any:
+def load_int8(
+    found: CheckpointSummary,
+    threshold: float | str | None,
+    dtype: Dtype,
+    module_threshold: Sequence[tuple[str, Any]] | None = None,
+) -> Any:
     """An int8 model, in evaluation mode: a float one is quantised while it is read.
 
-    threshold: None is 6.0 for a float model, and what was saved for an int8 one.
-    Raises CheckpointError if it cannot be loaded, QuantizationError for a non-finite weight.
+    threshold: None is the default for a float model, and what was saved for an int8 one.
+    module_threshold: pairs of a pattern and the threshold of the layers that it names; the first that names
+        a layer decides.
+    Raises CheckpointError if it cannot be loaded, QuantizationError for a non-finite weight, ConfigError for
+    a pattern that names no layer.
     """
     from llmint8.config import Int8Config
     from llmint8.convert import set_threshold
 
     if found.quantization is None:
-        config = Int8Config() if threshold is None else Int8Config(threshold)  # type: ignore[arg-type]
+        config = Int8Config(
+            Int8Config.threshold if threshold is None else threshold,  # type: ignore[arg-type]
+            module_thresholds=tuple(module_threshold or ()),
+        )
         return _load(found.path, dtype, quantization_config=config)
     model = _load(found.path, dtype)
     if threshold is not None:
         set_threshold(model, threshold)  # type: ignore[arg-type]
+    for pattern, own in reversed(module_threshold or ()):
+        set_threshold(model, own, [pattern])
     return model
 
 

@@ -31,6 +31,13 @@ def _parse_threshold(text: str) -> Any:
         raise typer.BadParameter(f'a threshold is a number >= 0 or "auto", got {text!r}') from error
 
 
+def _parse_module_threshold(text: str) -> Any:
+    pattern, sign, threshold = text.partition("=")
+    if not (pattern and sign):
+        raise typer.BadParameter(f"give PATTERN=THRESHOLD, such as down_proj=auto, got {text!r}")
+    return pattern, _parse_threshold(threshold)
+
+
 def examples(*lines: str) -> str:
     """The end of a help page: lines, shown as they are."""
     return "\n".join(["[bold]Examples[/bold]", *(f"  {escape(line)}" for line in lines)])
@@ -51,6 +58,16 @@ ThresholdOption = Annotated[
         metavar="NUMBER|auto",
         help="Activations from this magnitude on keep 16 bits; 0: none; auto: eight times the row's mean.",
         show_default="6.0; an int8 model: as saved",
+    ),
+]
+ModuleThresholdOption = Annotated[
+    list[Any] | None,
+    typer.Option(
+        "--module-threshold",
+        parser=_parse_module_threshold,
+        metavar="NAME=VALUE",
+        help="The threshold of some layers, such as down_proj=auto; names as for --skip; may be repeated.",
+        show_default="none; an int8 model: as saved",
     ),
 ]
 DtypeOption = Annotated[

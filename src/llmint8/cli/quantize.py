@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from llmint8.cli.models import find_float_model, load_tokenizer
-from llmint8.cli.options import Dtype, DtypeOption, JsonOption, ModelArgument, ThresholdOption, examples
+from llmint8.cli.options import (
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    ModuleThresholdOption,
+    ThresholdOption,
+    examples,
+)
 from llmint8.cli.output import print_json, progress, stdout
 from llmint8.cli.quiet import quiet_transformers
 from llmint8.cli.text import first_tokens, read_text
@@ -19,6 +27,7 @@ EPILOG = examples(
     "llmint8 quantize ./my-model ./my-model-int8",
     "llmint8 quantize ./my-model ./my-model-int8 --threshold auto --dtype bfloat16",
     "llmint8 quantize ./my-model ./my-model-int8 --skip down_proj --skip model.layers.0 --json",
+    "llmint8 quantize ./my-model ./my-model-int8 --module-threshold down_proj=auto",
     "llmint8 quantize ./my-model ./my-model-int8 --head --embeddings",
     "llmint8 quantize ./my-model ./my-model-int8 --threshold auto --outlier-weights int16",
     "llmint8 quantize ./my-model ./my-model-w8a8 --format compressed-tensors --max-shard-size 2GB",
@@ -44,6 +53,7 @@ def command(
     model: ModelArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
     threshold: ThresholdOption = None,
+    module_threshold: ModuleThresholdOption = None,
     skip: Annotated[
         list[str] | None,
         typer.Option(
@@ -105,6 +115,7 @@ def command(
         head,
         embeddings,
         outlier_weights.value,
+        tuple(module_threshold or ()),
     )
     if calibration is not None and outlier_weights is OutlierWeights.int8:
         raise ConfigError("--calibration is a text for --outlier-weights int16; give that too, or neither")

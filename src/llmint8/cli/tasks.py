@@ -42,6 +42,7 @@ class Evaluated:
     model: str
     against: str | None
     threshold: Any
+    module_threshold: Any
     dtype: Dtype
     batch_size: int
     json: bool
@@ -72,7 +73,7 @@ def answer_tasks(
     reference = None if wanted.against is None else find_float_model(wanted.against, "--against")
     with working(f"Loading {wanted.model}"):
         tokenizer = load_tokenizer(found.path)
-        model = load_int8(found, wanted.threshold, wanted.dtype)
+        model = load_int8(found, wanted.threshold, wanted.dtype, wanted.module_threshold)
     threshold = threshold_of(model)
     with progress("Answering, int8") as step:
         int8 = evaluate_tasks(model, tokenizer, names, settings, step)
