@@ -55,15 +55,15 @@ def _as_json(summary: CheckpointSummary) -> dict[str, Any]:
 def _show(summary: CheckpointSummary) -> None:
     from llmint8.convert import human_bytes
 
-    table = Table(
-        "tensor or int8 layer", "type", "shape", title=escape(str(summary.path)), title_justify="left"
-    )
-    table.add_column("count", justify="right")
-    if summary.int16_columns:
-        table.add_column("int16 columns", justify="right")
-    table.add_column("size", justify="right")
-    for (name, dtype, shape), (count, columns, size) in _groups(summary).items():
-        numbers = [str(columns or "")] if summary.int16_columns else []
+    table = Table(title=escape(str(summary.path)), title_justify="left")
+    table.add_column("tensor or int8 layer", overflow="fold")  # a name that is cut off names nothing
+    for heading in ("type", "shape"):
+        table.add_column(heading, no_wrap=True)
+    columns = ["int16\ncolumns"] if summary.int16_columns else []
+    for heading in ("count", *columns, "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for (name, dtype, shape), (count, int16, size) in _groups(summary).items():
+        numbers = [str(int16 or "")] if summary.int16_columns else []
         numbers = [str(count), *numbers, human_bytes(size)]
         table.add_row(name, dtype, shape, *numbers, style="bold" if dtype == "int8" else "")
     table.add_section()
