@@ -91,10 +91,10 @@ LLMINT8_API int32_t llmint8_optimizer_step(int32_t isa, int32_t threads, int32_t
                                            void* state2, void* state3, float* absmax1, float* absmax2,
                                            float* absmax3, const float* constants, double* norms);
 
-/* The gradient of llmint8_linear with respect to x: grad_input = grad W, W with its second digit if it has one.
- * grad [m, n] and grad_input [m, k] of dtype; the weight as in llmint8_linear. Sums are float32, in ascending
- * order of the output features. Extra memory: 4 bytes per element of grad for at most 240 rows; 62 KiB, or 4
- * bytes per output feature if that is more, per thread. */
+/* The gradient of llmint8_linear with respect to x: grad_input = grad W, W with its second digit if it has
+ * one. grad [m, n] and grad_input [m, k] of dtype; the weight as in llmint8_linear. Sums are float32, in
+ * ascending order of the output features. Extra memory: 4 bytes per element of grad for at most 240 rows; 62
+ * KiB, or 4 bytes per output feature if that is more, per thread. */
 LLMINT8_API int32_t llmint8_input_gradient(int32_t isa, int32_t threads, int32_t dtype, int64_t m, int64_t k,
                                            int64_t n, const void* grad, const int8_t* weight,
                                            const float* absmax, int64_t p, const int32_t* outlier_cols,
