@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import tiny
 from distributed.ranks import RANKS, needs_gloo, run_ranks
-from llmint8 import Int8Linear, quantize_model
+from llmint8 import Int8Config, Int8Linear, quantize_model
 
 peft = pytest.importorskip("peft", reason="needs peft")
 pytestmark = needs_gloo
@@ -21,8 +21,10 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 def with_adapters(dtype: torch.dtype) -> nn.Module:
     """Adapters stay float32, as peft makes them, whatever the rest is cast to."""
-    model = tiny.tiny_llama(attention_bias=True)
-    quantize_model(model)
+    model = tiny.tiny_llama(attention_bias=True, intermediate_size=100)
+    config = Int8Config("auto", outlier_weights="int16")  # the columns of down_proj, which has an adapter
+    quantize_model(model, config, calibration_ids=torch.arange(200)[None])
+    assert any(layer.mlp.down_proj.outlier_cols is not None for layer in model.model.layers)
     torch.manual_seed(1)
     adapters = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     adapted: nn.Module = peft.get_peft_model(model.to(dtype), adapters)
