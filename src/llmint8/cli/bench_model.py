@@ -16,7 +16,7 @@ from llmint8.cli.text import first_tokens, read_text
 from llmint8.errors import InputError
 
 if TYPE_CHECKING:
-    from llmint8.bench.model import ModelBenchmark, Result
+    from llmint8.bench.model import Cell, ModelBenchmark, Result
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,13 @@ def _table(found: ModelBenchmark, index: int) -> Table:
     ):
         table.add_column(column, justify="right")
     for result in found.results:
-        if found.cell(result, index) is not None:
-            table.add_row(*_cells(found, result, index))
+        cell = found.cell(result, index)
+        if cell is not None:
+            table.add_row(*_cells(found, result, cell, index))
     return table
 
 
-def _cells(found: ModelBenchmark, result: Result, index: int) -> list[str]:
-    cell = found.cell(result, index)
-    assert cell is not None
+def _cells(found: ModelBenchmark, result: Result, cell: Cell, index: int) -> list[str]:
     return [
         result.name,
         result.form,
