@@ -1,6 +1,7 @@
 """The transformers quantizer: `from_pretrained(path, quantization_config=Int8Config())`, and back.
 
-On the fly, each float weight is quantised as it is read, so the float model never exists as a whole.
+On the fly, each float weight is quantised as it is read, so the float model never exists as a whole (but with
+`outlier_weights="int16"` it is loaded, reads a text, and is converted then).
 A saved model has plain tensors (`weight` int8, `SCB`, `weight_format`, `bias`), the keys bitsandbytes uses.
 """
 
