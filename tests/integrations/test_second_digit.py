@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import llmint8
 from integrations.adapters import logits
 from llmint8 import Int8Config, Int8Linear
-from llmint8.errors import CheckpointError, QuantizationError
+from llmint8.errors import CheckpointError, ConfigError, QuantizationError
 from llmint8.integrations.accelerate import empty_int8_model
 from tiny import save_tiny_checkpoint
 
@@ -64,12 +64,22 @@ def test_on_one_device_a_map_changes_nothing(folder: Path, model: nn.Module) -> 
 
 
 def test_a_missing_weight_is_not_drawn_at_random(folder: Path, tmp_path: Path) -> None:
-    AutoModelForCausalLM.from_pretrained(folder / "float").save_pretrained(tmp_path)
+    for file in (folder / "float").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = load_file(tmp_path / "model.safetensors")
     lost = "model.layers.1.mlp.up_proj.weight"
     del tensors[lost]
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"{lost} is missing in the checkpoint or does not fit"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=INT16)
+
+
+def test_a_missing_tokenizer_is_named_before_weights_are_read(folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / "float" / name).read_bytes())
+    torn = tmp_path / "model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-4])
+    with pytest.raises(ConfigError, match=r"holds no tokenizer .* put its files there, or give calibration"):
         AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=INT16)
 
 

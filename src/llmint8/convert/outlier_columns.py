@@ -7,6 +7,7 @@ the automatic rule. What is kept is one counter for each column.
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
@@ -36,7 +37,7 @@ def default_calibration_ids(model: nn.Module) -> Tensor:
     """
     config = getattr(model, "config", None)
     place = str(getattr(config, "name_or_path", "") or "")
-    remedy = "give calibration_ids, int64 [1, L]: some hundred tokens of text that the model is for"
+    remedy = "give calibration_ids, int64 [1, L], some hundred tokens of text that the model is for"
     if not place:
         raise ConfigError(
             'outlier_weights="int16" needs a text to find columns by, and the model does not say in which '
@@ -48,11 +49,13 @@ def default_calibration_ids(model: nn.Module) -> Tensor:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigError(
             f'outlier_weights="int16" needs a text to find columns by, and {place} holds no tokenizer '
-            f"that can be read ({' '.join(str(error).split())[:120]}): {remedy}"
+            f"that can be read ({textwrap.shorten(str(error), 100, placeholder='...')}): put its files "
+            f"there, or {remedy}"
         ) from error
     limit = getattr(config, "max_position_embeddings", None) or CALIBRATION_TOKENS
-    ids: Tensor = tokenizer(sample_text(), return_tensors="pt", verbose=False)["input_ids"].long()
-    return ids[:, -min(CALIBRATION_TOKENS, limit) :]
+    tokens = tokenizer(sample_text(), verbose=False)["input_ids"][-min(CALIBRATION_TOKENS, limit) :]
+    # Where transformers makes a model without data, tensors are made on the meta device.
+    return torch.tensor([tokens], dtype=torch.int64, device="cpu")
 
 
 def find_outlier_columns(

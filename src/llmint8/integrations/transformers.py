@@ -21,6 +21,7 @@ from llmint8.config import Int8Config, Threshold
 from llmint8.convert import (
     check_module_thresholds,
     check_skip_modules,
+    default_calibration_ids,
     dequantize_model,
     empty_like,
     keep_saving_scales,
@@ -53,6 +54,8 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
     def __init__(self, quantization_config: Int8Config, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._errors: list[QuantizationError] = []
+        #: What the float model reads to find columns with 16-bit weights.
+        self._calibration_ids: torch.Tensor | None = None
 
     @property
     def settings(self) -> Int8Config:
@@ -95,6 +98,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
         if not self.pre_quantized:
             check_module_thresholds(model, self.settings, names)
         if self._runs_float_model:
+            self._calibration_ids = default_calibration_ids(model)  # before the weights: it may not be there
             for name in names:  # otherwise transformers would draw random numbers into a missing weight
                 model.get_submodule(name)._is_hf_initialized = True  # type: ignore[assignment]
             return
@@ -166,7 +170,7 @@ class Int8HfQuantizer(HfQuantizer):  # type: ignore[misc]
             for key, tensor in model.get_submodule(name).named_parameters(recurse=False):
                 if not getattr(tensor, "_is_hf_initialized", False):
                     raise _missing(f"{name}.{key}", "check its config.json")
-        quantize_model(model, self.settings)
+        quantize_model(model, self.settings, calibration_ids=self._calibration_ids)
 
     def is_serializable(self) -> bool:
         """`save_pretrained` works: the state is plain tensors."""

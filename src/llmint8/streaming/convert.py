@@ -13,7 +13,12 @@ from torch import Tensor
 
 from llmint8.checkpoint import check_inside, read_json, read_quantization
 from llmint8.config import Int8Config
-from llmint8.convert import ConversionReport, find_outlier_columns, plan_conversion
+from llmint8.convert import (
+    ConversionReport,
+    default_calibration_ids,
+    find_outlier_columns,
+    plan_conversion,
+)
 from llmint8.errors import CheckpointError, ConfigError, LLMInt8Error, QuantizationError
 from llmint8.streaming.formats import FORMATS
 from llmint8.streaming.plan import StreamPlan, plan_stream
@@ -108,6 +113,8 @@ def convert_checkpoint(
 def _outlier_columns(
     structure: Structure, src: Path, config: Int8Config, calibration_ids: Tensor | None
 ) -> dict[str, Tensor]:
+    if calibration_ids is None:  # before the weights are read: there may be no tokenizer
+        calibration_ids = default_calibration_ids(structure.model)
     model = type(structure.model).from_pretrained(src, dtype=structure.dtype)
     names = plan_conversion(model, config.skip_modules, config).convert
     return find_outlier_columns(model, names, calibration_ids)
