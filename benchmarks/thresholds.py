@@ -1,4 +1,4 @@
-"""Which outlier rule is the best default: accuracy and cost of thresholds, and of the automatic rule's factor.
+"""Which outlier rule is the best default: accuracy and cost of thresholds, and of the automatic factor.
 
     python benchmarks/thresholds.py                                        # SmolLM2, the model of the demo
     python benchmarks/thresholds.py --inject 6x64 --inject 6x32 --inject 12x16
@@ -7,8 +7,8 @@
 
 Accuracy: every rule is the reference itself, applied to the layers that llmint8 converts; the automatic rule
 also with other factors than the contract's. KL: to the float32 model, nats. Beside it what a rule costs: the
-share of elements with a second digit, of the columns of a window that hold one, and of the runs of 16 elements
-of a row, which is what a kernel skips or multiplies once more.
+share of elements with a second digit, of the columns of a window that hold one, and of the runs of 16
+elements of a row, which is what a kernel skips or multiplies once more.
 
 --time runs the real kernels instead, on the inputs that the layers of the int8 model have while it reads the
 text: all layers once for each threshold, which take turns; medians.
