@@ -1,19 +1,20 @@
-"""Which outlier rule is the best default: accuracy and cost of thresholds, and of the automatic factor.
+"""Which outlier rule is the best default: accuracy and cost of thresholds and of the automatic factor.
 
-    python benchmarks/thresholds.py                                        # SmolLM2, the model of the demo
+    python benchmarks/thresholds.py                          # SmolLM2, the model of the demo
     python benchmarks/thresholds.py --inject 6x64 --inject 6x32 --inject 12x16
     python benchmarks/thresholds.py ./my-model --text book.txt --json thresholds.json
-    python benchmarks/thresholds.py --time --inject 6x64                   # on an idle machine
+    python benchmarks/thresholds.py --time --inject 6x64     # on an idle machine
 
 Accuracy: every rule is the reference itself, applied to the layers that llmint8 converts; the automatic rule
 also with other factors than the contract's. KL: to the float32 model, nats. Beside it what a rule costs: the
 share of elements with a second digit, of the columns of a window that hold one, and of the runs of 16
 elements of a row, which is what a kernel skips or multiplies once more.
 
---time runs the real kernels instead, on the inputs that the layers of the int8 model have while it reads the
-text: all layers once for each threshold, which take turns; medians.
+--time runs the real kernels instead, on the inputs that the layers have while the int8 model reads the text:
+all layers once for each threshold, which take turns; medians.
 
-A model for masked words (BERT) reads each line of the text by itself, and predicts every token of it masked.
+A model for masked words (BERT) reads each line of the text by itself, with every eighth token masked, eight
+times, so that each token is predicted once.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ RULES: tuple[tuple[Threshold, int], ...] = (
 TIMED: tuple[Threshold, ...] = (0.0, 6.0, "auto")
 #: Elements of a run: what the widest kernel of a row loads at once is a small multiple of it.
 RUN = 16
+#: Rows in which a line is read by a model for masked words; each masks another of as many tokens.
+MASKED = 8
 
 
 class Rule(Scheme):
@@ -118,17 +121,16 @@ class Model:
 
 
 def _masked_logits(module: Any, mask: int) -> Callable[[Tensor], Tensor]:
-    """A model for masked words as one that predicts the next: each token of `[1, L]` but the first is masked
-    in a row of its own, and its logits stand where those of the position before it would."""
+    """A model for masked words as one that predicts the next: token ids `[1, L]` to `[1, L, V]`, where the
+    logits of each masked token stand one position earlier."""
 
     def logits(ids: Tensor) -> Tensor:
-        length = ids.shape[1]
-        places = torch.arange(1, length)
-        rows = ids.repeat(length - 1, 1)
-        rows[places - 1, places] = mask
+        places = torch.arange(1, ids.shape[1])
+        rows = ids.repeat(MASKED, 1)
+        rows[places % MASKED, places] = mask
         with torch.inference_mode():
             found: Tensor = module(rows).logits
-        return torch.cat([found[places - 1, places], found[-1, -1:]])[None]
+        return torch.cat([found[places % MASKED, places], found[:1, -1]])[None]
 
     return logits
 
