@@ -83,6 +83,23 @@ def test_the_table_shows_what_json_holds(run, float_model):
         )
 
 
+def test_every_layer_on_demand(run, float_model):
+    options = ("--tokens", 40, "--schemes", "llmint8-auto,llmint8-0,weight-only")
+    (row,) = [
+        row
+        for row in run("compare", float_model, *options, "--json", code=0).json["schemes"]
+        if row["name"] == "llmint8-auto"
+    ]
+    shown = run("compare", float_model, *options, "--all", code=0).stdout
+    assert "Every layer, llmint8, threshold auto" in shown
+    assert shown.count("Every layer") == 1  # threshold 0 keeps nothing, weight-only everything
+    for name, shares in row["layers"].items():
+        (line,) = [line.split() for line in shown.splitlines() if line.split()[:1] == [name]]
+        cells = " ".join(line[1:]).replace("none", "0.00%").replace("all", "100.00%").split()
+        assert cells == [f"{shares['kept_values']:.2%}", f"{shares['kept_columns']:.2%}"]
+    assert "Every layer" not in run("compare", float_model, *options, code=0).stdout
+
+
 def test_the_picture(run, float_model, tmp_path):
     image = pytest.importorskip("matplotlib.image")
     file = tmp_path / "schemes.png"

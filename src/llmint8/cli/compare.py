@@ -22,6 +22,7 @@ EPILOG = examples(
     "llmint8 compare smollm2",
     "llmint8 compare smollm2 --inject 6x64 --plot schemes.png",
     "llmint8 compare ./my-model --text book.txt --tokens 1000 --schemes llm-int8,llmint8-auto",
+    "llmint8 compare ./my-model --schemes bitsandbytes,llmint8-auto --all",
     "llmint8 compare ./my-model --tokens 200 --json",
 )
 _TRACE_TOKENS = 16
@@ -97,6 +98,9 @@ def command(
             show_default="the end of the sample",
         ),
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also show what each scheme keeps at 16 bits in every layer.")
+    ] = False,
     json: JsonOption = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Also draw the comparison.", show_default=False)
@@ -162,7 +166,7 @@ def command(
     }
     if plot is not None:
         write_file(plot, draw(about, results))
-    show(about, results, json)
+    show(about, results, json, every)
 
 
 def _calibration(file: Path | None, tokenizer: Any) -> tuple[str, Any]:

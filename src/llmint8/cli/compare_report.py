@@ -28,8 +28,9 @@ def describe_injection(injection: Injection) -> dict[str, Any]:
     }
 
 
-def show(about: dict[str, Any], results: list[Comparison], as_json: bool) -> None:
-    """Print a comparison. about: what was compared, as JSON types."""
+def show(about: dict[str, Any], results: list[Comparison], as_json: bool, every: bool) -> None:
+    """Print a comparison. about: what was compared, as JSON types. every: also a table of all layers for
+    each scheme that keeps some values at 16 bits; JSON holds the layers anyway."""
     if as_json:
         print_json(about | {"schemes": [_row(result) for result in results]})
         return
@@ -37,6 +38,9 @@ def show(about: dict[str, Any], results: list[Comparison], as_json: bool) -> Non
     if not console.is_terminal:
         console.width = _WIDTH
     console.print(_table(about, results))
+    for result in results if every else ():
+        if 0 < result.kept_values < 1:
+            console.print(_layers(result))
     for line in _remarks(about, results):
         console.print(line, highlight=False, markup=False)
 
@@ -86,6 +90,18 @@ def _table(about: dict[str, Any], results: list[Comparison]) -> Table:
             _percent(result.kept_columns),
             human_bytes(result.weight_bytes),
         )
+    return table
+
+
+def _layers(result: Comparison) -> Table:
+    title = f"Every layer, {result.scheme.title}"
+    table = Table(box=box.SIMPLE_HEAD, title=escape(title), title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("layer", overflow="fold")
+    for heading in ("16-bit\nvalues", "in columns"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, usage in result.usage.items():
+        shares = usage.kept_values / usage.values, usage.kept_columns / usage.columns
+        table.add_row(escape(name), *map(_percent, shares))
     return table
 
 
