@@ -48,7 +48,7 @@ def test_help_paragraphs_fill_their_lines(run):
     lines = run("eval", "--help", code=0).stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if "The text is cut" in line)
     paragraph = lines[start : next(i for i in range(start, len(lines)) if not lines[i].strip())]
-    assert len(paragraph) == 3
+    assert len(paragraph) > 1
     for line, following in itertools.pairwise(paragraph):
         assert len(line.strip()) + 1 + len(following.split()[0]) > 98
 

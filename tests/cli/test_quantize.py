@@ -173,7 +173,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_nothing(float_model, tmp_path, number, code):
     script = f"""
-import os, sys, torch
+import os, signal, sys, torch
 from llmint8.cli import main
 from llmint8.streaming.jobs import Copy
 
@@ -182,6 +182,7 @@ def write_half(job, source, write):
     os.kill(os.getpid(), {int(number)})
 
 Copy.run = write_half
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 sys.argv = ["llmint8", "quantize", {str(float_model)!r}, {str(tmp_path / "out")!r}]
 main()
 """
