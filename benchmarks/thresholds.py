@@ -182,7 +182,10 @@ def time_layers(model: Model, rows: int, dtype: torch.dtype, rounds: int) -> dic
     inputs: dict[str, Tensor] = {}
 
     def record(name: str) -> Any:
-        return lambda _, args: inputs.setdefault(name, args[0].reshape(-1, args[0].shape[-1])[-rows:].clone())
+        def hook(_: Any, args: tuple[Tensor]) -> None:
+            inputs[name] = args[0].reshape(-1, args[0].shape[-1])[-rows:].clone()
+
+        return hook
 
     layers = {n: m for n, m in module.named_modules() if isinstance(m, Int8Linear)}
     hooks = [layer.register_forward_pre_hook(record(name)) for name, layer in layers.items()]
