@@ -18,7 +18,7 @@ TINY = 2.0**-100
 MAX_FEATURES = 131_072
 #: The paper's threshold (section 3.2 of arXiv 2208.07339); also that of a configuration which names none.
 PAPER_THRESHOLD = 6.0
-#: Where nothing else is asked for.
+#: Where nothing else is asked for; why, docs/accuracy.md says under "Which threshold".
 DEFAULT_THRESHOLD = 6.0
 #: What a user writes for the scale-free outlier rule, and its code in operator arguments.
 AUTO = "auto"
