@@ -67,11 +67,6 @@ inline void transpose(__m256i (&v)[8]) {
     for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 
-// Bytes between what is packed and what is fetched ahead: the next 8 rows, or further in the same 8.
-inline int64_t pack_ahead(int64_t k) {
-    return k <= 2048 ? 8 * k : 256;
-}
-
 struct Avx2 {
     using Digit = int16_t;
     using Panel = int16_t;
@@ -102,7 +97,7 @@ struct Avx2 {
         }
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
-            w.prefetch(i + kDotColumns * k);
+            w.prefetch_next(i, k, kDotColumns * k);
             for (int64_t j = i; j < i + 64; j += 16) {
                 dot_step<kRows>(
                     acc, [&](int r) { return load(row[r].digits + j); },
@@ -136,7 +131,7 @@ struct Avx2 {
         for (int half = 0; half < 2; ++half) {
             const WeightRows<8> weight(product, begin + half * 8, end);
             for (int64_t i = 0; i < k; i += 16) {
-                if (i % 64 == 0) weight.prefetch(i + pack_ahead(k));
+                if (i % 64 == 0) weight.prefetch_next(i, k, kPackAhead);
                 __m256i v[8];
                 for (int c = 0; c < 8; ++c) v[c] = load_codes(weight.at[c] + i, weight.end);
                 transpose(v);

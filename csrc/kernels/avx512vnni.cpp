@@ -69,9 +69,6 @@ inline void transpose(__m512i (&v)[16]) {
     }
 }
 
-// Bytes of a weight row between what is packed and what is fetched.
-constexpr int64_t kPackAhead = 256;
-
 struct Avx512Vnni {
     using Digit = int8_t;
     using Panel = uint8_t;
@@ -103,7 +100,7 @@ struct Avx512Vnni {
             for (auto& sum : sums) sum = _mm512_setzero_si512();
         }
         for (int64_t i = 0; i < k; i += 64) {
-            w.prefetch(i + kDotColumns * k);
+            w.prefetch_next(i, k, kDotColumns * k);
             dot_step<kRows>(acc, w, i, [&](int r) { return _mm512_load_si512(row[r].digits + i); });
         }
         for (int r = 0; r < kRows; ++r) {
@@ -128,7 +125,7 @@ struct Avx512Vnni {
         for (int half = 0; half < 2; ++half) {
             const WeightRows<16> weight(product, begin + half * 16, end);
             for (int64_t i = 0; i < k; i += 64) {
-                weight.prefetch(i + kPackAhead);
+                weight.prefetch_next(i, k, kPackAhead);
                 __m512i v[16];
                 for (int c = 0; c < 16; ++c) v[c] = load_codes(weight.at[c] + i, weight.end);
                 transpose(v);

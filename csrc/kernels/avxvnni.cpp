@@ -112,7 +112,7 @@ struct AvxVnni {
         }
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
-            w.prefetch(i + kDotColumns * k);
+            w.prefetch_next(i, k, kDotColumns * k);
             for (int64_t j = i; j < i + 64; j += 32) {
                 dot_step<kRows>(
                     acc, [&](int r) { return row[r].digits + j; },
@@ -145,6 +145,7 @@ struct AvxVnni {
         for (int half = 0; half < 2; ++half) {
             const WeightRows<8> weight(product, begin + half * 8, end);
             for (int64_t i = 0; i < k; i += 16) {
+                if (i % 64 == 0) weight.prefetch_next(i, k, kPackAhead);
                 __m256i v[4];
                 for (int c = 0; c < 4; ++c) {
                     v[c] = load_two(weight.at[c] + i, weight.at[c + 4] + i, weight.end);
