@@ -33,49 +33,86 @@ struct DigitSums {
     const int32_t* high;
 };
 
-// Second digits count 1 / 256, which is exact.
-LLMINT8_NOINLINE void add_second_digits(DigitSums sums, int64_t count, float* __restrict y) {
-    const int32_t* __restrict low = sums.low, * __restrict high = sums.high;
-    if (high == nullptr) {
-        for (int64_t i = 0; i < count; ++i) y[i] += static_cast<float>(low[i]) * 0x1p-8f;
-    } else {
-        for (int64_t i = 0; i < count; ++i) {
-            y[i] += static_cast<float>(high[i]) + static_cast<float>(low[i]) * 0x1p-8f;
-        }
-    }
+// Eight outputs, as the compiler's own vectors: its loops over a count that it does not know took as long as
+// the products of a short row. Never passed by value: the calling convention depends on the flags of the
+// file.
+typedef float Floats __attribute__((vector_size(32)));
+typedef int32_t Ints __attribute__((vector_size(32)));
+typedef uint16_t Halves __attribute__((vector_size(16)));
+constexpr int kGroup = 8;
+
+LLMINT8_INLINE void widen_sums(const int32_t* sums, Floats& y) {
+    Ints whole;
+    std::memcpy(&whole, sums, sizeof whole);
+    y = __builtin_convertvector(whole, Floats);
 }
 
-// Count outputs of one row as floats. second: the sums with the second digits of the weight; null if p = 0.
-LLMINT8_NOINLINE void finish_floats(DigitSums sums, const DigitSums* second, float row_scale,
-                                    const float* __restrict scale, const float* __restrict bias,
-                                    int64_t count, float* __restrict y) {
-    const int32_t* __restrict low = sums.low, * __restrict high = sums.high;
-    if (high == nullptr) {
-        for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(low[i]);
-    } else {
-        for (int64_t i = 0; i < count; ++i) {
-            y[i] = static_cast<float>(high[i]) * 256.0f + static_cast<float>(low[i]);
-        }
-    }
-    if (second != nullptr) add_second_digits(*second, count, y);
-    for (int64_t i = 0; i < count; ++i) y[i] *= row_scale * scale[i];
-    if (bias != nullptr) {
-        for (int64_t i = 0; i < count; ++i) y[i] += bias[i];
-    }
-    for (int64_t i = 0; i < count; ++i) {
-        y[i] = from_bits(magnitude_bits(y[i]) > 0x7f800000 ? 0x7fc00000u : to_bits(y[i]));
-    }
+// high * 256 + low, times a power of two, which is exact.
+LLMINT8_INLINE void widen_digits(DigitSums sums, int at, Floats& y) {
+    widen_sums(sums.low + at, y);
+    if (sums.high == nullptr) return;
+    Floats high;
+    widen_sums(sums.high + at, high);
+    y = high * 256.0f + y;
 }
 
-// One row of one tile of columns; second as above.
+// The same for sums with second digits of the weight, which count 1 / 256.
+LLMINT8_INLINE void add_second_digits(DigitSums sums, int at, Floats& y) {
+    Floats low;
+    widen_sums(sums.low + at, low);
+    low *= 0x1p-8f;
+    if (sums.high != nullptr) {
+        Floats high;
+        widen_sums(sums.high + at, high);
+        low = high + low;
+    }
+    y += low;
+}
+
+LLMINT8_INLINE void make_canonical(Floats& y) {
+    const Ints bits = reinterpret_cast<Ints>(y), nan = (bits & 0x7fffffff) > 0x7f800000;
+    y = reinterpret_cast<Floats>((bits & ~nan) | (nan & 0x7fc00000));
+}
+
+// As float_to_bfloat.
+LLMINT8_INLINE void narrow_to_bfloat(const Floats& y, Halves& out) {
+    const Ints bits = reinterpret_cast<Ints>(y);
+    const Ints rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    out = __builtin_convertvector(rounded, Halves);
+}
+
+// One row of one tile of columns. Sums are of kColumns columns, whatever lies past the end. second: the sums
+// with the second digits of the weight; null if there are none.
 template <int kColumns>
 inline void finish_row(const LinearCall& call, const ColumnScales<kColumns>& columns, int64_t row,
                        int64_t begin, int64_t end, DigitSums sums, const DigitSums* second) {
-    float y[kColumns];
-    finish_floats(sums, second, call.rows->row(row).scale.scale, columns.scale,
-                  columns.has_bias ? columns.bias : nullptr, end - begin, y);
+    const float row_scale = call.rows->row(row).scale.scale;
     const int64_t bytes = call.dtype == LLMINT8_FLOAT32 ? 4 : 2;
-    narrow(y, call.dtype, end - begin, static_cast<char*>(call.y) + (row * call.n + begin) * bytes);
+    char* const out = static_cast<char*>(call.y) + (row * call.n + begin) * bytes;
+    const bool whole = end - begin == kColumns;
+    float wide[kColumns];
+    for (int at = 0; at < kColumns; at += kGroup) {
+        Floats y, scale, bias;
+        widen_digits(sums, at, y);
+        if (second != nullptr) add_second_digits(*second, at, y);
+        std::memcpy(&scale, columns.scale + at, sizeof scale);
+        y *= row_scale * scale;
+        if (columns.has_bias) {
+            std::memcpy(&bias, columns.bias + at, sizeof bias);
+            y += bias;
+        }
+        make_canonical(y);
+        if (whole && call.dtype == LLMINT8_FLOAT32) {
+            std::memcpy(out + at * 4, &y, sizeof y);
+        } else if (whole && call.dtype == LLMINT8_BFLOAT16) {
+            Halves halves;
+            narrow_to_bfloat(y, halves);
+            std::memcpy(out + at * 2, &halves, sizeof halves);
+        } else {
+            std::memcpy(wide + at, &y, sizeof y);
+        }
+    }
+    if (!whole || call.dtype == LLMINT8_FLOAT16) narrow(wide, call.dtype, end - begin, out);
 }
 
 }  // namespace

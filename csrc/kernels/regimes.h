@@ -144,7 +144,7 @@ void few_rows_sums(const Product& product, int64_t begin, int64_t end, TileSums<
             pass[passes++] = {static_cast<const Digit<Isa>*>(block.units.digits), sums.high[row]};
         }
     }
-    for (int64_t n = begin; n < end; n += Isa::kDotColumns) {
+    for (int64_t n = begin; n < begin + Isa::kColumns; n += Isa::kDotColumns) {
         const DotColumns<Isa> w(product, n, end);
         const int64_t at = n - begin;
         for (int64_t p = 0; p < passes; p += Isa::kDotRows) {
