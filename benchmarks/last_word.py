@@ -22,6 +22,7 @@ from typing import Any
 
 from llmint8.cli.models import find_float_model, load_float, load_tokenizer
 from llmint8.cli.options import Dtype
+from llmint8.config import Int8Config
 from llmint8.convert.outlier_columns import sample_text
 
 TASK = "jargon_last_word"
@@ -73,8 +74,9 @@ def forms(model: Any) -> list[tuple[str, Any, Any]]:
     from llmint8.analysis.schemes import applied, schemes_named
     from llmint8.convert import plan_conversion, quantize_model, set_threshold
 
-    int8 = copy.deepcopy(model)
+    int8, second_digits = copy.deepcopy(model), copy.deepcopy(model)
     quantize_model(int8)
+    quantize_model(second_digits, Int8Config("auto", outlier_weights="int16"))
     layers = plan_conversion(model, None).convert
     (scheme,) = schemes_named(["bitsandbytes"])
 
@@ -86,6 +88,7 @@ def forms(model: Any) -> list[tuple[str, Any, Any]]:
         ("bitsandbytes' rule, 6.0", model, lambda: applied(model, layers, scheme, {})),
         ("llmint8, threshold 6.0", int8, threshold(6.0)),
         ("llmint8, threshold auto", int8, threshold("auto")),
+        ("llmint8, auto, int16", second_digits, contextlib.nullcontext),
     ]
 
 
