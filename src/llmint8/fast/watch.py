@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from itertools import repeat, starmap
-from operator import attrgetter, contains, getitem, is_
+from itertools import chain, repeat
+from operator import attrgetter, contains, is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from llmint8.nn.threshold import HasThreshold
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 #: Whose hooks transformers leaves behind once outputs were recorded; they wait until that is asked again.
@@ -18,10 +21,11 @@ _threshold = attrgetter("_threshold_code")
 
 
 class Watch:
-    """Remembers modules, their tensors, thresholds and hooks; a look at them takes microseconds a layer.
+    """Remembers modules, their tensors, thresholds and hooks.
 
-    What is read through a pointer must be the same storage; what it holds may change, and is read anew.
-    It holds the root and what lies directly below weakly, since those hold what holds this.
+    A look is taken for every token, after the weights have swept all this from the caches, so it touches as
+    few objects as it can. What is read through a pointer must be the same storage; what it holds may change,
+    and is read anew. It holds the root and what lies directly below weakly, since those hold what holds this.
 
     without: a module that may change, as its own forward is called.
     """
@@ -32,24 +36,26 @@ class Watch:
         inner = [module for module in modules if module._modules and module is not root]
         self._root = weakref.ref(root)
         self._top = [(name, weakref.ref(child)) for name, child in root.named_children()]
-        # Flat lists of owners and keys, so that a look is a few loops in C.
+        # Flat lists, so that a look is a few loops in C.
         self._places = [module._modules for module in inner]
-        self._place_keys = [(place, key) for place in self._places for key in place]
-        self._children = [place[key] for place, key in self._place_keys]
+        self._children = list(_values(self._places))
         self._owners: list[dict[str, Any]] = [
             owner for module in modules for owner in (module._parameters, module._buffers) if owner
         ]
-        self._tensor_keys = [(owner, key) for owner in self._owners for key in owner]
-        self._held = [owner[key] for owner, key in self._tensor_keys]
+        self._held = list(_values(self._owners))
         self._tensors: list[Tensor] = [tensor for tensor in self._held if tensor is not None]
-        self._pointers = list(map(Tensor.data_ptr, self._tensors))
-        self._thresholded = [module for module in modules if hasattr(module, "_threshold_code")]
+        self._read = [tensor for tensor in self._tensors if tensor.dim()]  # not the tags of formats
+        self._pointers = list(map(Tensor.data_ptr, self._read))
+        self._times_set = HasThreshold.times_set
+        self._thresholded = [module for module in modules if isinstance(module, HasThreshold)]
         self._thresholds = list(map(_threshold, self._thresholded))
+        self._handles = RemovableHandle.next_id
         self._hooks: list[dict[int, Any]] = [getattr(module, name) for module in modules for name in _HOOKS]
         self._hook_counts = list(map(len, self._hooks))
         own = {root, getattr(root, "base_model", root)}
         self._dicts = [module.__dict__ for module in modules if module not in own]
         self._replaced = self._forwards()
+        self._hooked = self._replaced > 0 or any(map(_acts, _values(self._hooks)))
 
     def _forwards(self) -> int:
         return sum(map(contains, self._dicts, repeat("forward")))
@@ -61,32 +67,50 @@ class Watch:
             root is not None
             and len(root._modules) == len(self._top)
             and all(root._modules.get(name) is child() for name, child in self._top)
-            and _same(self._owners, self._tensor_keys, self._held)
-            and _same(self._places, self._place_keys, self._children)
-            and list(map(Tensor.data_ptr, self._tensors)) == self._pointers
-            and list(map(_threshold, self._thresholded)) == self._thresholds
-            and list(map(len, self._hooks)) == self._hook_counts
+            and _same(self._owners, self._held)
+            and _same(self._places, self._children)
+            and list(map(Tensor.data_ptr, self._read)) == self._pointers
+            and self._same_thresholds()
+            and self._same_hooks()
             and self._forwards() == self._replaced
         )
 
+    def _same_thresholds(self) -> bool:
+        now = HasThreshold.times_set
+        if now != self._times_set and list(map(_threshold, self._thresholded)) != self._thresholds:
+            return False
+        self._times_set = now
+        return True
+
+    def _same_hooks(self) -> bool:
+        """A new hook has a new handle; that one was removed matters only if it did something."""
+        now = RemovableHandle.next_id
+        if (self._hooked or now != self._handles) and list(map(len, self._hooks)) != self._hook_counts:
+            return False
+        self._handles = now
+        return True
+
     def hooked(self) -> bool:
         """Whether a module has hooks that do something, or a forward of its own in place of its class's."""
-        hooks = (hook for place in self._hooks for hook in place.values())
-        return self._replaced > 0 or any(getattr(hook, "__module__", None) != _RECORDING for hook in hooks)
+        return self._hooked
 
     def tensors(self) -> Iterable[Tensor]:
         """Every parameter and buffer."""
         return self._tensors
 
 
-def _same(owners: list[dict[str, Any]], places: list[tuple[dict[str, Any], str]], held: list[Any]) -> bool:
-    """Whether owners hold what they held, and nothing more."""
-    if sum(map(len, owners)) != len(held):
-        return False
-    try:
-        return all(map(is_, starmap(getitem, places), held))
-    except KeyError:
-        return False
+def _acts(hook: Any) -> bool:
+    return getattr(hook, "__module__", None) != _RECORDING
+
+
+def _values(places: list[dict[Any, Any]]) -> Iterable[Any]:
+    return chain.from_iterable(map(dict.values, places))
+
+
+def _same(places: list[dict[Any, Any]], held: list[Any]) -> bool:
+    """Whether they hold what they held, and nothing more."""
+    values = list(_values(places))
+    return len(values) == len(held) and all(map(is_, values, held))
 
 
 def trains(tensors: Iterable[Tensor]) -> bool:

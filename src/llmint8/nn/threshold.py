@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from llmint8.config import Threshold, check_threshold, threshold_code
 from llmint8.numerics import AUTO_CODE
 
@@ -10,6 +12,8 @@ class HasThreshold:
     """Gives a module the attribute `threshold`: 0, t > 0 or "auto", see `Int8Config`."""
 
     _threshold_code: float
+    #: How often any module's was set: who remembers this number need not look at every module.
+    times_set: ClassVar[int] = 0
 
     @property
     def threshold(self) -> Threshold:
@@ -19,3 +23,4 @@ class HasThreshold:
     @threshold.setter
     def threshold(self, value: Threshold) -> None:
         self._threshold_code = threshold_code(check_threshold(value))
+        HasThreshold.times_set += 1
