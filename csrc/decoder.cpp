@@ -17,7 +17,6 @@ constexpr int64_t kChunkRows = 512;  // tokens that run through a layer together
 // Below these, waking threads costs more than they save: elements of rows, and products of attention.
 constexpr int64_t kElementsPerThread = 1 << 14, kProductsPerThread = 1 << 16;
 constexpr int64_t kAttentionRows = 48, kScoreBytes = 256 << 10;
-constexpr int64_t kTasksPerThread = 4;
 
 class Run {
   public:
@@ -70,7 +69,7 @@ class Run {
         task_queries_ = std::max<int64_t>(1, std::min(chunk_, rows / group));
         const int64_t tasks =
             tokens_.batch * decoder_.kv_heads * ((chunk_ + task_queries_ - 1) / task_queries_);
-        if (tasks < kTasksPerThread * threads_) task_heads_ = 1;
+        if (tasks < threads_) task_heads_ = 1;
     }
 
     int64_t area(int64_t width) const { return (tokens_.batch * chunk_ * width * bytes_ + 63) / 64 * 64; }

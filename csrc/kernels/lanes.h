@@ -141,33 +141,39 @@ inline float sum_floats(const float* x, int64_t count) {
     return sums[0];
 }
 
-// Two rows times two rows, count a multiple of 16: sums of x0 w0, x0 w1, x1 w0, x1 w1.
-LLMINT8_INLINE void dot_two(const float* x0, const float* x1, const float* w0, const float* w1, int64_t count,
-                            float* sums) {
-    Lanes acc[4], a, b, c, d;
-    for (Lanes& lanes : acc) lanes.clear();
-    for (int64_t i = 0; i < count; i += kLanes) {
-        a.load(x0 + i), b.load(x1 + i), c.load(w0 + i), d.load(w1 + i);
-        acc[0].add_product(a, c);
-        acc[1].add_product(a, d);
-        acc[2].add_product(b, c);
-        acc[3].add_product(b, d);
-    }
-    sum_four(acc, sums);
-}
-
-// One row times four.
-LLMINT8_INLINE void dot_four(const float* x, const float* const (&w)[4], int64_t count, float* sums) {
-    Lanes acc[4], a, b;
-    for (Lanes& lanes : acc) lanes.clear();
-    for (int64_t i = 0; i < count; i += kLanes) {
-        a.load(x + i);
-        for (int c = 0; c < 4; ++c) {
-            b.load(w[c] + i);
-            acc[c].add_product(a, b);
+// kRows rows of x times four of w, all of count floats, a multiple of 16: sums[r][c]. One part of the lanes
+// after the other, so that the accumulators and what they share stay in sixteen registers.
+template <int kRows>
+LLMINT8_INLINE void dot_rows(const float* x, int64_t x_stride, const float* const (&w)[4], int64_t count,
+                             float (&sums)[kRows][4]) {
+    Lanes lanes[kRows][4];
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+        Vector acc[kRows][4];
+#pragma GCC unroll 3
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+            for (int c = 0; c < 4; ++c) acc[r][c] = Vector{};
+        }
+        for (int64_t i = 0; i < count; i += kLanes) {
+            Vector left[kRows];
+#pragma GCC unroll 3
+            for (int r = 0; r < kRows; ++r) left[r] = vector_at(x + r * x_stride + i, p);
+#pragma GCC unroll 4
+            for (int c = 0; c < 4; ++c) {
+                const Vector right = vector_at(w[c] + i, p);
+#pragma GCC unroll 3
+                for (int r = 0; r < kRows; ++r) acc[r][c] += left[r] * right;
+            }
+        }
+#pragma GCC unroll 3
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+            for (int c = 0; c < 4; ++c) lanes[r][c].part[p] = acc[r][c];
         }
     }
-    sum_four(acc, sums);
+#pragma GCC unroll 3
+    for (int r = 0; r < kRows; ++r) sum_four(lanes[r], sums[r]);
 }
 
 // Rows of x times rows of w, all of count floats, a multiple of 16: out[r * out_stride + c].
@@ -181,24 +187,28 @@ struct DotProducts {
 
     void run(int64_t rows, int64_t columns) const {
         int64_t r = 0;
-        float sums[4];
-        for (; r + 2 <= rows; r += 2) {
-            const float *x0 = x + r * x_stride, *x1 = x0 + x_stride;
-            float *y0 = out + r * out_stride, *y1 = y0 + out_stride;
-            for (int64_t c = 0; c < columns; c += 2) {
-                const bool both = c + 1 < columns;
-                const float *w0 = w + c * w_stride, *w1 = both ? w0 + w_stride : w0;
-                dot_two(x0, x1, w0, w1, count, sums);
-                y0[c] = sums[0], y1[c] = sums[2];
-                if (both) y0[c + 1] = sums[1], y1[c + 1] = sums[3];
-            }
-        }
-        if (r == rows) return;
+        for (; r + 3 <= rows; r += 3) run_rows<3>(r, columns);
+        if (rows - r == 2) run_rows<2>(r, columns);
+        if (rows - r == 1) run_rows<1>(r, columns);
+    }
+
+  private:
+    template <int kRows>
+    void run_rows(int64_t row, int64_t columns) const {
+        float sums[kRows][4];
         for (int64_t c = 0; c < columns; c += 4) {
+            const int64_t some = columns - c < 4 ? columns - c : 4;
             const float* four[4];
-            for (int64_t i = 0; i < 4; ++i) four[i] = w + (c + i < columns ? c + i : c) * w_stride;
-            dot_four(x + r * x_stride, four, count, sums);
-            for (int64_t i = 0; i < 4 && c + i < columns; ++i) out[r * out_stride + c + i] = sums[i];
+            for (int64_t i = 0; i < 4; ++i) four[i] = w + (i < some ? c + i : c) * w_stride;
+            dot_rows<kRows>(x + row * x_stride, x_stride, four, count, sums);
+            for (int r = 0; r < kRows; ++r) {
+                float* to = out + (row + r) * out_stride + c;
+                if (some == 4) {
+                    std::memcpy(to, sums[r], sizeof sums[r]);
+                } else {
+                    for (int64_t i = 0; i < some; ++i) to[i] = sums[r][i];
+                }
+            }
         }
     }
 };
