@@ -6,6 +6,7 @@
 
 #include "decoder.h"
 #include "dispatch.h"
+#include "fourbit.h"
 #include "gradient.h"
 #include "linear_driver.h"
 #include "llmint8.h"
@@ -189,5 +190,35 @@ int32_t llmint8_input_gradient(int32_t isa, int32_t threads, int32_t dtype, int6
         llmint8::input_gradient(
             kernels, threads,
             {dtype, m, k, n, grad, weight, absmax, p, outlier_cols, weight_low, grad_input});
+    });
+}
+
+int32_t llmint8_dequantize_4bit(int32_t isa, int32_t threads, int32_t dtype, int64_t count,
+                                const uint8_t* codes, const float* book, int64_t block, const float* absmax,
+                                const uint8_t* absmax_codes, const float* nested_book, float offset,
+                                void* out) {
+    return guarded([&] {
+        const auto& kernels = checked_table(isa);
+        check_dtype(dtype);
+        require(count >= 0 && block > 0, "sizes must be 0 <= count, 0 < block");
+        if (count == 0) return;
+        llmint8::fourbit_dequantize(kernels, threads,
+                                    {codes, book, block, absmax, absmax_codes, nested_book, offset}, count,
+                                    dtype, out);
+    });
+}
+
+int32_t llmint8_linear_4bit(int32_t isa, int32_t threads, int32_t dtype, int32_t bias_dtype, int64_t m,
+                            int64_t k, int64_t n, const void* x, const uint8_t* codes, const float* book,
+                            int64_t block, const float* absmax, const uint8_t* absmax_codes,
+                            const float* nested_book, float offset, const void* bias, void* y) {
+    return guarded([&] {
+        const auto& kernels = checked_table(isa);
+        check_dtype(dtype);
+        check_dtype(bias_dtype);
+        require(m >= 0 && n >= 0 && k >= 0 && block > 0, "sizes must be 0 <= m, n, k, 0 < block");
+        if (m == 0 || n == 0) return;
+        const llmint8::FourbitWeight weight{codes, book, block, absmax, absmax_codes, nested_book, offset};
+        llmint8::fourbit_linear(kernels, threads, {dtype, m, k, n, x, weight, bias, bias_dtype, y});
     });
 }

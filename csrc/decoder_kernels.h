@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "fourbit.h"
 #include "kernel_table.h"
 #include "key_ranges.h"
 
@@ -30,14 +31,15 @@ struct AttentionTask {
     void* out;  // laid out as the queries
 };
 
-// A linear layer with a float weight.
+// A linear layer whose weight is multiplied as floats.
 struct FloatLinearCall {
     const float* x;  // [m, padded_k], zeros behind k
     int64_t m, k, padded_k, n;
-    const void* weight;  // [n, k] of dtype
+    const void* weight;  // [n, k] of dtype, or null
     const void* bias;    // [n] of bias_dtype, or null
     int bias_dtype, dtype;
-    void* y;  // [m, n] of dtype
+    void* y;                       // [m, n] of dtype
+    const FourbitWeight* fourbit;  // in place of the weight, or null
 };
 
 struct DecoderKernels {
@@ -65,6 +67,9 @@ struct DecoderKernels {
     int64_t float_column_tile;
     int64_t (*float_linear_bytes)(int64_t m, int64_t padded_k);
     void (*float_linear_columns)(const FloatLinearCall& call, int64_t begin, int64_t end, void* scratch);
+
+    // Elements [first, first + count) of a 4-bit weight, as dtype.
+    void (*fourbit_elements)(const FourbitWeight& weight, int64_t first, int64_t count, int dtype, void* to);
 };
 
 extern const DecoderKernels kBaselineDecoderKernels;

@@ -100,6 +100,25 @@ LLMINT8_API int32_t llmint8_input_gradient(int32_t isa, int32_t threads, int32_t
                                            const float* absmax, int64_t p, const int32_t* outlier_cols,
                                            const int8_t* weight_low, void* grad_input);
 
+/* The first `count` elements of a 4-bit weight, as dtype. codes uint8 [ceil(count / 2)], two elements a byte,
+ * the first in its upper half; book float32 [16], their values; block: elements that share a scale. absmax
+ * float32 [blocks] with absmax_codes NULL; or absmax float32 [ceil(blocks / 256)] and absmax_codes uint8
+ * [blocks], the scale being nested_book[code] * absmax + offset. */
+LLMINT8_API int32_t llmint8_dequantize_4bit(int32_t isa, int32_t threads, int32_t dtype, int64_t count,
+                                            const uint8_t* codes, const float* book, int64_t block,
+                                            const float* absmax, const uint8_t* absmax_codes,
+                                            const float* nested_book, float offset, void* out);
+
+/* y = x W^T + bias with a 4-bit weight [n, k], given as above: products and sums in float32, in the order of
+ * docs/numerics.md, "Decoder". x [m, k] and y [m, n] of dtype; bias [n] of bias_dtype or NULL. Extra memory:
+ * 4 bytes per element of x for at most 12 rows or 192 KiB, whichever is more; 16 bytes per column of x and
+ * thread. */
+LLMINT8_API int32_t llmint8_linear_4bit(int32_t isa, int32_t threads, int32_t dtype, int32_t bias_dtype,
+                                        int64_t m, int64_t k, int64_t n, const void* x, const uint8_t* codes,
+                                        const float* book, int64_t block, const float* absmax,
+                                        const uint8_t* absmax_codes, const float* nested_book, float offset,
+                                        const void* bias, void* y);
+
 #ifdef __cplusplus
 }
 #endif

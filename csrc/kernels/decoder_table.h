@@ -16,7 +16,8 @@ constexpr DecoderKernels kDecoderKernels = {rms_norm,
                                             attend,
                                             kFloatColumns,
                                             float_linear_bytes,
-                                            float_linear_columns};
+                                            float_linear_columns,
+                                            fourbit_elements};
 
 }  // namespace
 }  // namespace llmint8

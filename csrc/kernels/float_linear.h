@@ -1,9 +1,10 @@
-// A linear layer with a float weight: sums in the fixed order of docs/numerics.md, "Decoder".
+// A linear layer with a float or a 4-bit weight: sums in the fixed order of docs/numerics.md, "Decoder".
 // A tile of weight rows is widened once and meets all rows of x from the cache.
 // Internal linkage, as in float_bits.h and for the same reason.
 #pragma once
 
 #include "kernels/decoder_rows.h"
+#include "kernels/fourbit_values.h"
 
 namespace llmint8 {
 namespace {
@@ -33,12 +34,22 @@ void finish_float_tile(const FloatLinearCall& call, int64_t begin, int64_t colum
 
 void float_linear_columns(const FloatLinearCall& call, int64_t begin, int64_t end, void* scratch) {
     float *sums = static_cast<float*>(scratch), *tile = sums + kFloatColumns * call.m;
-    const int64_t bytes = call.dtype == LLMINT8_FLOAT32 ? 4 : 2, columns = end - begin;
-    const char* weight = static_cast<const char*>(call.weight) + begin * call.k * bytes;
-    const float* rows = reinterpret_cast<const float*>(weight);
-    if (call.dtype != LLMINT8_FLOAT32 || call.k != call.padded_k) {
-        widen_rows(call.dtype, weight, columns, call.k, call.padded_k, tile);
-        rows = tile;
+    const int64_t columns = end - begin;
+    const float* rows = tile;
+    if (call.fourbit != nullptr) {
+        for (int64_t c = 0; c < columns; ++c) {
+            float* row = tile + c * call.padded_k;
+            fourbit_values(*call.fourbit, (begin + c) * call.k, call.k, row);
+            for (int64_t i = call.k; i < call.padded_k; ++i) row[i] = 0.0f;
+        }
+    } else {
+        const int64_t bytes = call.dtype == LLMINT8_FLOAT32 ? 4 : 2;
+        const char* weight = static_cast<const char*>(call.weight) + begin * call.k * bytes;
+        if (call.dtype == LLMINT8_FLOAT32 && call.k == call.padded_k) {
+            rows = reinterpret_cast<const float*>(weight);
+        } else {
+            widen_rows(call.dtype, weight, columns, call.k, call.padded_k, tile);
+        }
     }
     const DotProducts products{call.x,        call.padded_k, rows,         call.padded_k,
                                call.padded_k, sums,          kFloatColumns};

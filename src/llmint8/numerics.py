@@ -53,3 +53,14 @@ OPTIMIZER_BLOCK = 256
 MIN_8BIT_SIZE = 4096
 #: Blocks of optimizer state whose largest magnitude is below this are zero: 1 / absmax must stay finite.
 SMALLEST_NORMAL = 2.0**-126
+#: Elements of a 4-bit weight that share one scale (section 4 of arXiv 2305.14314).
+FOURBIT_BLOCK = 64
+#: Scales of 4-bit blocks are no smaller where something is divided by them, as in bitsandbytes.
+SMALLEST_SCALE = 1e-38
+#: NF4, normalised quantiles of the normal distribution (appendix E of the same paper), as published.
+NF4_VALUES = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+              -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+              0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+              0.7229568362236023, 1.0)  # fmt: skip
+#: Magnitudes of FP4 in the order of its three bits, in twelfths of the largest.
+FP4_TWELFTHS = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)

@@ -31,6 +31,7 @@ def spell(ctype: object) -> str:
         ctypes.c_int16: "int16_t",
         ctypes.c_int32: "int32_t",
         ctypes.c_int64: "int64_t",
+        ctypes.c_uint8: "uint8_t",
         ctypes.c_uint32: "uint32_t",
         ctypes.c_float: "float",
         ctypes.c_double: "double",

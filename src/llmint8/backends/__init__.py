@@ -1,6 +1,6 @@
 """Kernels for the operations, and why one is absent."""
 
-from llmint8.backends import gradient, native, optimizer
+from llmint8.backends import fourbit, gradient, native, optimizer
 from llmint8.backends.native import BackendStatus, status
 
 __all__ = ["BackendStatus", "register", "status"]
@@ -11,3 +11,4 @@ def register() -> None:
     native.register()
     gradient.register()
     optimizer.register()
+    fourbit.register()

@@ -5,7 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from ctypes import POINTER, c_char_p, c_double, c_float, c_int8, c_int16, c_int32, c_int64, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int8,
+    c_int16,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint32,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +33,8 @@ _ISA_THREADS_DTYPE = [c_int32, c_int32, c_int32]
 _SIZES = [c_int64, c_int64, c_int64]
 _WEIGHT = [POINTER(c_int8), POINTER(c_float)]
 _SECOND_DIGIT = [c_int64, POINTER(c_int32), POINTER(c_int8)]
+_FLOATS, _BYTES = POINTER(c_float), POINTER(c_uint8)
+_FOURBIT = [_BYTES, _FLOATS, c_int64, _FLOATS, _BYTES, _FLOATS, c_float]
 _OPTIMIZER = [*[c_void_p] * 5, *[POINTER(c_float)] * 4]
 #: Result and argument types of every function of the header.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -53,6 +67,11 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llmint8_input_gradient": (
         c_int32,
         [*_ISA_THREADS_DTYPE, *_SIZES, c_void_p, *_WEIGHT, *_SECOND_DIGIT, c_void_p],
+    ),
+    "llmint8_dequantize_4bit": (c_int32, [*_ISA_THREADS_DTYPE, c_int64, *_FOURBIT, c_void_p]),
+    "llmint8_linear_4bit": (
+        c_int32,
+        [*_ISA_THREADS_DTYPE, c_int32, *_SIZES, c_void_p, *_FOURBIT, c_void_p, c_void_p],
     ),
     "llmint8_optimizer_step": (
         c_int32,
