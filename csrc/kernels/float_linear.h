@@ -36,6 +36,18 @@ void float_linear_columns(const FloatLinearCall& call, int64_t begin, int64_t en
     float *sums = static_cast<float*>(scratch), *tile = sums + kFloatColumns * call.m;
     const int64_t columns = end - begin;
     const float* rows = tile;
+#if defined(LLMINT8_FOURBIT_TABLE)
+    if (call.fourbit != nullptr && call.m == 1 && call.k % call.fourbit->block == 0 &&
+        call.fourbit->block % kFloatLanes == 0) {
+        int64_t first[kFloatColumns];
+        for (int64_t c = 0; c < kFloatColumns; ++c) first[c] = (c < columns ? begin + c : begin) * call.k;
+        float four[kFloatColumns];
+        fourbit_dot(*call.fourbit, call.x, first, call.k, four);
+        with_element(call.dtype,
+                     [&](auto element) { finish_float_tile<decltype(element)>(call, begin, columns, four); });
+        return;
+    }
+#endif
     if (call.fourbit != nullptr) {
         for (int64_t c = 0; c < columns; ++c) {
             float* row = tile + c * call.padded_k;

@@ -2,6 +2,10 @@
 // instruction that looks them up. Internal linkage, as in float_bits.h and for the same reason.
 #pragma once
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "fourbit.h"
 #include "kernels/float_bits.h"
 #include "kernels/lanes.h"
@@ -44,10 +48,9 @@ struct FourbitTable {
         int32_t bytes;
         std::memcpy(&bytes, from, sizeof bytes);
         codes = (Codes{} + bytes) >> shift;
-        const Codes above = (codes << 28) >> 31;  // all bits of the lanes whose code is 8 or more
-        const Vector small = __builtin_shuffle(low, codes), large = __builtin_shuffle(high, codes);
-        out = reinterpret_cast<Vector>((reinterpret_cast<Codes>(small) & ~above) |
-                                       (reinterpret_cast<Codes>(large) & above));
+        // The sign bits select: those of the lanes whose code is 8 or more.
+        out = _mm256_blendv_ps(__builtin_shuffle(low, codes), __builtin_shuffle(high, codes),
+                               reinterpret_cast<Vector>(codes << 28));
 #endif
     }
 
@@ -82,6 +85,34 @@ void fourbit_values(const FourbitWeight& weight, int64_t first, int64_t count, f
         i = stop;
     }
 }
+
+#if defined(LLMINT8_FOURBIT_TABLE)
+// One row of x times four rows of the weight, which start with blocks: no value is stored. As dot_rows.
+inline void fourbit_dot(const FourbitWeight& weight, const float* x, const int64_t (&first)[4], int64_t k,
+                        float (&sums)[4]) {
+    const FourbitTable table(weight.book);
+    Lanes acc[4], left;
+    for (Lanes& lanes : acc) lanes.clear();
+    for (int64_t i = 0; i < k; i += weight.block) {
+        float scale[4];
+        for (int c = 0; c < 4; ++c) scale[c] = fourbit_scale(weight, (first[c] + i) / weight.block);
+        for (int64_t j = i; j < i + weight.block; j += kLanes) {
+            left.load(x + j);
+#pragma GCC unroll 4
+            for (int c = 0; c < 4; ++c) {
+                const uint8_t* codes = weight.codes + (first[c] + j) / 2;
+#pragma GCC unroll 2
+                for (int p = 0; p < kParts; ++p) {
+                    Vector values;
+                    table.values(codes + p * kVectorLanes / 2, values);
+                    acc[c].part[p] += left.part[p] * (values * scale[c]);
+                }
+            }
+        }
+    }
+    sum_four(acc, sums);
+}
+#endif
 
 // The same as dtype. Not more than one block at a time is wide.
 void fourbit_elements(const FourbitWeight& weight, int64_t first, int64_t count, int dtype, void* to) {

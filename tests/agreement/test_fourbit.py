@@ -9,7 +9,7 @@ from llmint8.backends.native import Native
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ISAS = [name for name, supported in Native().isas.items() if supported]
-SHAPES = [(1, 1, 1), (3, 5, 7), (16, 64, 33), (9, 576, 65), (4, 130, 128), (70, 96, 6)]
+SHAPES = [(1, 1, 1), (1, 192, 37), (3, 5, 7), (16, 64, 33), (9, 576, 65), (4, 130, 128), (70, 96, 6)]
 
 
 def weight(n: int, k: int, nested: bool, quant_type: str = "nf4") -> tuple:

@@ -1,10 +1,9 @@
 """`linear_4bit` and `dequantize_4bit`: linear layers with 4-bit weights, and their weights as floats.
 
 packed: uint8, n / 2 bytes of any shape, two codes a byte. absmax: float32, one for each `block` elements; or,
-where absmax_codes, uint8 `[blocks]`, are given, one for each 256
-of those, and offset, float32 `[]`, is their mean.
-linear_4bit: x float16, bfloat16 or float32 `[..., K]` to `[..., N]` in the same dtype, N being `features`.
-The weight gets no gradient, `dX = dY · W` with W de-quantised in blocks, `db = Σ dY`.
+where absmax_codes, uint8 `[blocks]`, are given, one for each 256 of those, and offset, float32 `[]`, is their
+mean. linear_4bit: x float16, bfloat16 or float32 `[..., K]` to `[..., N]` of the same dtype, N being
+`features`. The weight gets no gradient, `dX = dY · W` with W de-quantised in blocks, `db = Σ dY`.
 """
 
 from __future__ import annotations

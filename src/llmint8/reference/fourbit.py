@@ -1,7 +1,7 @@
 """Block-wise quantisation of weights to 4 bits (QLoRA, Dettmers et al., arXiv 2305.14314, section 3).
 
 A weight is cut into blocks of 64 elements in memory order, each scaled by its largest magnitude, and rounded
-to the nearest of sixteen values: NF4, whose steps hold equal shares of a normal distribution, or FP4, a float
+to the nearest of sixteen values: NF4, whose steps hold equal shares of a normal distribution, or FP4, floats
 of one sign, two exponent and one mantissa bit. Two codes lie in a byte, the first in its upper half. The
 scales may be quantised again, to 8 bits in blocks of 256 around their mean. Codes, scales and their layout
 are those of bitsandbytes.
