@@ -1,9 +1,10 @@
-"""Modules with int8 weights."""
+"""Modules with quantised weights."""
 
 from llmint8.nn.conv1d import Int8Conv1D, is_conv1d, weight_as_linear
 from llmint8.nn.embedding import Int8Embedding, is_embedding
 from llmint8.nn.experts import Int8Experts, expert_weights, experts_as_linear, is_experts, quantize_experts
 from llmint8.nn.linear import Int8Linear
+from llmint8.nn.linear4bit import Linear4bit
 
 #: Every kind of module that holds int8 weights.
 INT8_MODULES = (Int8Linear, Int8Experts, Int8Embedding)
@@ -14,6 +15,7 @@ __all__ = [
     "Int8Embedding",
     "Int8Experts",
     "Int8Linear",
+    "Linear4bit",
     "expert_weights",
     "experts_as_linear",
     "is_conv1d",
