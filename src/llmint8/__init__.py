@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmint8 import backends, optim
 from llmint8.config import Int8Config
-from llmint8.convert import ConversionReport, dequantize_model, quantize_model, set_threshold
+from llmint8.convert import (
+    ConversionReport,
+    dequantize_model,
+    quantize_model,
+    quantize_model_4bit,
+    set_threshold,
+)
 from llmint8.errors import (
     BackendError,
     CheckpointError,
@@ -21,7 +27,7 @@ from llmint8.errors import (
 )
 from llmint8.integrations import hooks
 from llmint8.integrations.merging import MergeReport, merge_report
-from llmint8.nn import Int8Embedding, Int8Experts, Int8Linear
+from llmint8.nn import Int8Embedding, Int8Experts, Int8Linear, Linear4bit
 from llmint8.streaming import convert_checkpoint
 
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ __all__ = [
     "Int8Experts",
     "Int8Linear",
     "LLMInt8Error",
+    "Linear4bit",
     "MergeReport",
     "QuantizationError",
     "__version__",
@@ -52,6 +59,7 @@ __all__ = [
     "optim",
     "optimize_for_inference",
     "quantize_model",
+    "quantize_model_4bit",
     "set_threshold",
 ]
 

@@ -2,6 +2,7 @@
 
 from llmint8.convert.conversions import keep_saving_scales, with_scales
 from llmint8.convert.empty import empty_like, is_convertible, is_linear
+from llmint8.convert.fourbit import dequantize_4bit_model, quantize_model_4bit
 from llmint8.convert.model import (
     dequantize_model,
     module_bytes,
@@ -28,6 +29,7 @@ __all__ = [
     "check_skip_modules",
     "convertible_weights",
     "default_calibration_ids",
+    "dequantize_4bit_model",
     "dequantize_model",
     "empty_like",
     "find_outlier_columns",
@@ -38,6 +40,7 @@ __all__ = [
     "module_bytes",
     "plan_conversion",
     "quantize_model",
+    "quantize_model_4bit",
     "replace_modules",
     "set_threshold",
     "tie_companions",

@@ -24,8 +24,8 @@ def human_bytes(count: float) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One module: its name, its class, "int8" or the reason why it stayed, bytes before and after, and how
-    many of its columns have 16-bit weights."""
+    """One module: its name, its class, "int8", "4-bit" or the reason why it stayed, bytes before and after,
+    and how many of its columns have 16-bit weights."""
 
     name: str
     kind: str
@@ -36,8 +36,8 @@ class Row:
 
     @property
     def converted(self) -> bool:
-        """Whether the module became int8."""
-        return self.decision == "int8"
+        """Whether the module was quantised."""
+        return self.decision in ("int8", "4-bit")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ConversionReport:
 
     @property
     def converted(self) -> tuple[Row, ...]:
-        """The modules that became int8."""
+        """The modules that were quantised."""
         return tuple(row for row in self.rows if row.converted)
 
     @property

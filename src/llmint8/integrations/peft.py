@@ -1,6 +1,6 @@
 """What makes peft work on int8 layers; imported once peft is, and to import this module is to register.
 
-peft takes an `Int8Linear` for an `nn.Linear`, which is right for every forward pass that calls the layer, and
+peft takes an `Int8Linear` or a `Linear4bit` for an `nn.Linear`, which is right for every forward pass that calls the layer, and
 wrong for whatever reads or writes its weight as floats.
 """
 
@@ -18,7 +18,7 @@ from torch import nn
 from llmint8.errors import ConfigError, QuantizationError
 from llmint8.integrations.import_hook import replace_function
 from llmint8.integrations.peft_lora import Int8LoraLinear
-from llmint8.nn import INT8_MODULES, Int8Linear
+from llmint8.nn import INT8_MODULES, Int8Linear, Linear4bit
 
 #: Adapters whose forward pass computes with the weight itself, and would take codes for it.
 _NEED_FLOAT_WEIGHTS = ("HRA", "SHIRA", "DELORA", "OSF")
@@ -45,9 +45,9 @@ def _create_int8_module(lora_config: Any, adapter_name: str, target: nn.Module, 
 def _inject_into_int8(self: BaseTuner, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
     """peft's injection; raises QuantizationError for an adapter that would compute with codes."""
     kind = str(getattr(self.peft_config[adapter_name].peft_type, "value", None))
-    if kind in _NEED_FLOAT_WEIGHTS and _has_int8_layer(model):
+    if kind in _NEED_FLOAT_WEIGHTS and _is_quantized(model):
         raise QuantizationError(
-            f"{kind} adapters compute with the float weight, which an int8 model has not; "
+            f"{kind} adapters compute with the float weight, which a quantised model has not; "
             "use LoRA, or adapt the float model"
         )
     return _inject_adapter(self, model, adapter_name, *args, **kwargs)
@@ -60,15 +60,20 @@ def _unload_mixed_int8(self: MixedModel, merge: bool = True, *args: Any, **kwarg
     return _unload_mixed(self, merge, *args, **kwargs)
 
 
-def _has_int8_layer(model: nn.Module) -> bool:
-    return any(isinstance(module, Int8Linear) for module in model.modules())
+def _is_quantized(model: nn.Module) -> bool:
+    return any(isinstance(module, (Int8Linear, Linear4bit)) for module in model.modules())
 
 
 def _refuse_unsupported_merge(self: BaseTuner) -> None:
-    """Raise QuantizationError before an adapter that knows no int8 writes floats over codes."""
+    """Raise QuantizationError before an adapter that knows no codes writes floats over them."""
     for name, module in self.model.named_modules():
         if not isinstance(module, BaseTunerLayer) or isinstance(module, Int8LoraLinear):
             continue
+        if isinstance(module.get_base_layer(), Linear4bit):
+            raise QuantizationError(
+                f"{name}: adapters are not merged into 4-bit weights, which would lose what they learned; keep "
+                "the adapter apart, or merge it into the float model"
+            )
         if isinstance(module.get_base_layer(), Int8Linear):
             kind = type(module).__module__.split(".")[-2]
             raise QuantizationError(
@@ -84,7 +89,7 @@ def _prepare_int8_model(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
     The mark is not left on the model: accelerate takes it for bitsandbytes and refuses to train on a CPU.
     """
-    if not _has_int8_layer(model):
+    if not _is_quantized(model):
         return _prepare(model, *args, **kwargs)
     before = getattr(model, "is_loaded_in_8bit", None)
     model.is_loaded_in_8bit = True  # type: ignore[assignment]
@@ -103,4 +108,5 @@ BaseTuner._check_merge_allowed = _refuse_unsupported_merge
 MixedModel._unload_and_optionally_merge = _unload_mixed_int8
 replace_function(prepare_model_for_kbit_training, _prepare_int8_model)
 # What peft's own functions look for before they call `dequantize()`: DoRA's magnitudes come from there.
-Int8Linear.W_q = property(lambda layer: layer.weight)  # type: ignore[attr-defined]
+for kind in (Int8Linear, Linear4bit):
+    kind.W_q = property(lambda layer: layer.weight)  # type: ignore[attr-defined]

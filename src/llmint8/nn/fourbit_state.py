@@ -60,7 +60,7 @@ def write_state(state: FourbitState) -> dict[str, Tensor]:
         facts |= {
             "nested_blocksize": OPTIMIZER_BLOCK,
             "nested_dtype": "float32",
-            "nested_offset": 0.0 if state.offset.is_meta else float(state.offset),
+            "nested_offset": float(state.offset),
         }
     packed = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8, device=device)
     return tensors | {_STATE + state.quant_type: packed}

@@ -14,6 +14,7 @@ from llmint8.nn.casting import keeping
 from llmint8.nn.fourbit_state import FourbitState, read_state, state_keys, write_state
 from llmint8.nn.linear import Int8Linear
 from llmint8.numerics import FOURBIT_BLOCK
+from llmint8.reference.fourbit import fourbit_blocks, zero_bytes
 
 
 class Linear4bit(nn.Linear):
@@ -49,12 +50,12 @@ class Linear4bit(nn.Linear):
         self.quant_type = quant_type
         self.block = FOURBIT_BLOCK
         self.weight_dtype = dtype or torch.get_default_dtype()
-        zero = int((reference.code_book(quant_type) == 0).nonzero()[0])
+        reference.code_book(quant_type)  # refuses an unknown one
         count = in_features * out_features
-        packed = torch.full((-(-count // 2), 1), 17 * zero, dtype=torch.uint8, device=device)
+        packed = torch.full((-(-count // 2), 1), zero_bytes(quant_type), dtype=torch.uint8, device=device)
         self.weight = nn.Parameter(packed, requires_grad=False)
-        blocks = -(-count // self.block)
-        self.register_buffer("absmax", torch.zeros(blocks, device=device), persistent=False)
+        scales = torch.zeros(fourbit_blocks(count), device=device)
+        self.register_buffer("absmax", scales, persistent=False)
         self.register_buffer("nested_absmax", None, persistent=False)
         self.register_buffer("offset", None, persistent=False)
         if bias:
@@ -132,6 +133,8 @@ class Linear4bit(nn.Linear):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.absmax.is_meta:  # without data there is nothing to say, and a loader would wait for it
+            return
         state = FourbitState(
             self.quant_type,
             self.block,
@@ -163,7 +166,7 @@ class Linear4bit(nn.Linear):
             except QuantizationError as error:
                 error_msgs.append(f"{prefix}weight: {error}")
                 return  # nothing of a layer that cannot be right is taken over
-            self._take(state)
+            self.set_state(state)
         plain = {k: t for k, t in state_dict.items() if not k.startswith(start)}
         super()._load_from_state_dict(
             plain, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -172,7 +175,8 @@ class Linear4bit(nn.Linear):
             if start + key in unexpected_keys:
                 unexpected_keys.remove(start + key)
 
-    def _take(self, state: FourbitState) -> None:
+    def set_state(self, state: FourbitState) -> None:
+        """Take over what belongs to the codes; they are not checked against each other here."""
         self.quant_type, self.block, self.weight_dtype = state.quant_type, state.block, state.dtype
         device = self.weight.device
         self.absmax = state.absmax.to(device, copy=True)

@@ -33,6 +33,11 @@ def _boundaries(items: int) -> Tensor:
 @functools.cache
 def _magnitudes(signed: bool) -> Tensor:
     """The code book's magnitudes, float32, ascending from 0 to 1: 129 of a signed one, 256 of an unsigned."""
+    with torch.device("cpu"):  # cached: the first call may be inside of `with torch.device("meta")`
+        return _make_magnitudes(signed)
+
+
+def _make_magnitudes(signed: bool) -> Tensor:
     values = [torch.zeros(1)]
     for decade in range(_DECADES):
         edges = _boundaries(2**decade if signed else 2 ** (decade + 1))

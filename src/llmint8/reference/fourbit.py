@@ -30,8 +30,8 @@ _GRID = 1 << 16
 @functools.cache
 def _code_book(quant_type: str) -> Tensor:
     if quant_type == "nf4":
-        return torch.tensor(NF4_VALUES)
-    magnitudes = torch.tensor(FP4_TWELFTHS)
+        return torch.tensor(NF4_VALUES, device="cpu")  # also inside of `with torch.device("meta")`
+    magnitudes = torch.tensor(FP4_TWELFTHS, device="cpu")
     signed = torch.cat([magnitudes, 0.0 - magnitudes])
     return signed / magnitudes.max()
 
@@ -44,6 +44,12 @@ def code_book(quant_type: str) -> Tensor:
     if quant_type not in QUANT_TYPES:
         raise QuantizationError(f'quant_type must be "nf4" or "fp4", got {quant_type!r}')
     return _code_book(quant_type).clone()
+
+
+def zero_bytes(quant_type: str) -> int:
+    """Two codes whose value is 0, as a byte."""
+    code = NF4_VALUES.index(0.0) if quant_type == "nf4" else FP4_TWELFTHS.index(0.0)
+    return code << 4 | code
 
 
 def fourbit_blocks(elements: int, block: int = FOURBIT_BLOCK) -> int:
@@ -82,7 +88,7 @@ def quantize_4bit(weight: Tensor, quant_type: str, block: int = FOURBIT_BLOCK) -
     order = torch.argsort(book, stable=True)
     midpoints = (book[order[:-1]] + book[order[1:]]) / 2
     codes = order[torch.bucketize(scaled.clamp(-1, 1), midpoints)].to(torch.uint8)
-    codes = pad(codes, (0, codes.numel() % 2), value=int(order[torch.bucketize(torch.zeros(()), midpoints)]))
+    codes = pad(codes, (0, codes.numel() % 2), value=zero_bytes(quant_type) & 15)
     return ((codes[::2] << 4) | codes[1::2])[:, None], absmax
 
 
@@ -123,7 +129,7 @@ class NestedScales(NamedTuple):
 @functools.cache
 def _nearest_codes() -> Tensor:
     """The nearest code of the dynamic code book for each of 65,536 equidistant values from -1 to 1, uint8."""
-    grid = torch.arange(_GRID).float() / (_GRID - 1) * 2 - 1
+    grid = torch.arange(_GRID, device="cpu").float() / (_GRID - 1) * 2 - 1
     book = dynamic_code_book(True)
     return torch.bucketize(grid, (book[:-1] + book[1:]) / 2).to(torch.uint8)
 

@@ -1,0 +1,83 @@
+"""Convert a model in memory to 4-bit weights, as the base of adapters (QLoRA, arXiv 2305.14314), and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmint8.convert.model import module_bytes, replace_modules
+from llmint8.convert.plan import check_skip_modules, plan_conversion
+from llmint8.convert.report import ConversionReport, Row
+from llmint8.errors import QuantizationError
+from llmint8.nn import INT8_MODULES, Linear4bit
+
+
+def quantize_model_4bit(
+    model: nn.Module,
+    quant_type: str = "nf4",
+    double_quant: bool = True,
+    skip_modules: Iterable[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """Convert the `nn.Linear` layers of a model to `Linear4bit` in place, one at a time.
+
+    The output head, layers that share a weight, and layers with hooks stay as they are.
+
+    quant_type: "nf4" or "fp4". double_quant: whether the scales get 8 bits too. skip_modules: names of
+    modules that stay as they are, as in `Int8Config`. progress: called with (modules done, modules in all).
+
+    Returns the report: what was converted, what was skipped and why, bytes before and after.
+    Raises QuantizationError if the model is quantised already, has nothing to convert, or a weight without
+    codes; ConfigError for a name that matches nothing.
+    """
+    if any(isinstance(module, (*INT8_MODULES, Linear4bit)) for module in model.modules()):
+        raise QuantizationError(
+            "the model is quantised already: load the float checkpoint to convert it again"
+        )
+    skip = None if skip_modules is None else tuple(skip_modules)
+    check_skip_modules(model, skip)
+    plan = plan_conversion(model, skip)
+    names = [name for name in plan.convert if name and type(model.get_submodule(name)) is nn.Linear]
+    if not names:
+        raise QuantizationError("nothing to convert: the model has no nn.Linear that may change")
+    before = module_bytes(model)
+    rows = list(plan.skipped)
+    for name in set(plan.convert) - set(names):
+        module = model.get_submodule(name)
+        size = module_bytes(module)
+        rows.append(Row(name, type(module).__name__, "no nn.Linear", size, size))
+    made: dict[str, Linear4bit] = {}
+    for (
+        name
+    ) in names:  # all before any is put in its place: a weight without codes leaves the model as it was
+        linear: Any = model.get_submodule(name)
+        try:
+            made[name] = Linear4bit.from_linear(linear, quant_type, double_quant)
+        except QuantizationError as error:
+            raise QuantizationError(f"{name}: {error}") from error
+        rows.append(Row(name, "Linear", "4-bit", module_bytes(linear), module_bytes(made[name])))
+        if progress is not None:
+            progress(len(made), len(names))
+    replace_modules(model, names, lambda name, _: made[name])
+    return ConversionReport(
+        tuple(sorted(rows, key=lambda row: plan.order[row.name])), before, module_bytes(model)
+    )
+
+
+def dequantize_4bit_model(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Replace each `Linear4bit` by an `nn.Linear` of its values, in place; returns the model.
+
+    dtype: of the weights; None for that which each had before.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
+
+    def build(_: str, source: nn.Module) -> nn.Module:
+        layer: Any = source
+        new: nn.Module = layer.to_float_layer(dtype or layer.weight_dtype)
+        return new
+
+    replace_modules(model, names, build)
+    return model
