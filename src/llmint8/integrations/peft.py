@@ -1,7 +1,7 @@
 """What makes peft work on int8 layers; imported once peft is, and to import this module is to register.
 
-peft takes an `Int8Linear` or a `Linear4bit` for an `nn.Linear`, which is right for every forward pass that calls the layer, and
-wrong for whatever reads or writes its weight as floats.
+peft takes an `Int8Linear` or a `Linear4bit` for an `nn.Linear`, which is right for every forward pass that
+calls the layer, and wrong for whatever reads or writes its weight as floats.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def _refuse_unsupported_merge(self: BaseTuner) -> None:
             continue
         if isinstance(module.get_base_layer(), Linear4bit):
             raise QuantizationError(
-                f"{name}: adapters are not merged into 4-bit weights, which would lose what they learned; keep "
-                "the adapter apart, or merge it into the float model"
+                f"{name}: adapters are not merged into 4-bit weights, which would lose what they learned; "
+                "keep the adapter apart, or merge it into the float model"
             )
         if isinstance(module.get_base_layer(), Int8Linear):
             kind = type(module).__module__.split(".")[-2]
@@ -108,5 +108,5 @@ BaseTuner._check_merge_allowed = _refuse_unsupported_merge
 MixedModel._unload_and_optionally_merge = _unload_mixed_int8
 replace_function(prepare_model_for_kbit_training, _prepare_int8_model)
 # What peft's own functions look for before they call `dequantize()`: DoRA's magnitudes come from there.
-for kind in (Int8Linear, Linear4bit):
-    kind.W_q = property(lambda layer: layer.weight)  # type: ignore[attr-defined]
+for _kind in (Int8Linear, Linear4bit):
+    setattr(_kind, "W_q", property(lambda layer: layer.weight))  # noqa: B010 - mypy knows no such attribute
