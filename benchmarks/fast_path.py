@@ -1,8 +1,8 @@
 """Greedy text of the fast path against that of the plain int8 model: `python benchmarks/fast_path.py`.
 
 Each prompt is continued by the plain model, by the fast path, and by the plain model with attention that sums
-in another order (`eager` for `sdpa`): where torch differs from itself, nobody else can agree with it. Texts may
-part only where the two highest logits are closer than twice the largest difference between logits.
+in another order (`eager` for `sdpa`): where torch differs from itself, nobody else can agree with it. Texts
+may part only where the two highest logits are closer than twice the largest difference between logits.
 """
 
 import argparse
