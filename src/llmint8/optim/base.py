@@ -6,6 +6,7 @@ A subclass says which rule it follows and computes the rule's constants; the ari
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,7 +32,7 @@ def local(tensor: Tensor) -> Tensor:
     return part
 
 
-class BlockwiseOptimizer(torch.optim.Optimizer):
+class BlockwiseOptimizer(torch.optim.Optimizer, ABC):
     """Base of the optimizers; see its subclasses.
 
     optim_bits: 8 or 32, the bits of a state's element. min_8bit_size: tensors with fewer elements have 32
@@ -55,13 +56,13 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
         self.pages = Pages() if (self._is_paged if is_paged is None else is_paged) else None
         super().__init__(params, {**defaults, "optim_bits": bits, "min_8bit_size": min_8bit_size})
 
+    @abstractmethod
     def _rule(self, options: dict[str, Any]) -> Rule:
         """The rule that a parameter with these options follows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _constants(self, options: dict[str, Any], step: int) -> list[float]:
         """The rule's constants at a step, counted from 1."""
-        raise NotImplementedError
 
     def _common(self, options: dict[str, Any], step: int) -> Common:  # noqa: ARG002
         """The step along the update, and the weight decay: into the gradient unless a subclass differs."""
