@@ -27,7 +27,8 @@ void float_linear(const KernelTable& kernels, int threads, int dtype, const Proj
                           rows + begin * padded);
     });
     const FloatLinearCall call{
-        rows, m, k, padded, layer.n, layer.weight, layer.bias, layer.bias_dtype, dtype, projection.y, nullptr};
+        rows,         m,      k, padded, layer.n, layer.weight, layer.bias, layer.bias_dtype, dtype,
+        projection.y, nullptr};
     const int64_t grain = tile * std::max<int64_t>(1, kWorkPerThread / (tile * m * padded));
     const int64_t bytes = (floats.float_linear_bytes(m, padded) + 63) / 64 * 64;
     const Buffer scratch = allocate(bytes * thread_count(layer.n, grain, threads));

@@ -1,0 +1,28 @@
+"""The benchmark that trains adapters on three bases, on a tiny model: quantised ones learn as the float one."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tiny import save_tiny_checkpoint
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "loss_curve.py"
+
+
+def test_quantised_bases_learn_as_the_float_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("loss_curve", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    save_tiny_checkpoint(tmp_path / "model")
+    picture = tmp_path / "curve.png"
+    given = ["--model", str(tmp_path / "model"), "--steps", "25", "--batch", "8", "--plot", str(picture)]
+    results = script.main(given)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "| NF4, AdamW in 8 bits |" in capsys.readouterr().out
+    (_, before, after), *others = results.values()
+    assert after < before - 0.1
+    for losses, start, end in others:
+        assert len(losses) == 25
+        assert abs(start - before) < 0.02 * before
+        assert abs(end - after) < 0.02 * after
