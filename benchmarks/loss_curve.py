@@ -2,15 +2,17 @@
 
     python benchmarks/loss_curve.py --plot loss-curve.png          # SmolLM2 on the text that llmint8 carries
     python benchmarks/loss_curve.py --model ./my-model --steps 50
+    python benchmarks/loss_curve.py --inject 6x64 --dtype bfloat16 --bases int8 --steps 500 --length 16
 
-transformers' Trainer trains adapters of rank 8 on all projections: on the float32 model with AdamW in 32
-bits, on the quantised ones with AdamW whose state has 8 bits. The loss on the last tenth of the text is taken
-before and after.
+transformers' Trainer trains adapters of rank 8 on all projections: on the float model with AdamW in 32 bits,
+on the quantised ones with AdamW whose state has 8 bits. The loss on the last tenth of the text is taken
+before and after. A loss that is not finite is reported.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,17 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import llmint8
+from llmint8.analysis.inject import inject_outliers
 from llmint8.cli.models import find_float_model, load_float, load_tokenizer
 from llmint8.cli.options import Dtype
 from llmint8.convert.outlier_columns import sample_text
 
 #: Name, how the base is quantised, and the name of the optimizer in transformers.
-RUNS = (
-    ("float32, AdamW in 32 bits", lambda _: None, "adamw_torch"),
-    ("int8, AdamW in 8 bits", llmint8.quantize_model, "adamw_8bit"),
-    ("NF4, AdamW in 8 bits", llmint8.quantize_model_4bit, "adamw_8bit"),
-)
+RUNS = {
+    "float": ("float, AdamW in 32 bits", lambda _: None, "adamw_torch"),
+    "int8": ("int8, AdamW in 8 bits", llmint8.quantize_model, "adamw_8bit"),
+    "nf4": ("NF4, AdamW in 8 bits", llmint8.quantize_model_4bit, "adamw_8bit"),
+}
 SEED = 3
 
 
@@ -100,13 +103,19 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[list[float], flo
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=64, help="tokens of a piece of text")
+    parser.add_argument("--bases", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--dtype", type=Dtype, choices=list(Dtype), default=Dtype.float32)
+    parser.add_argument("--inject", metavar="COLUMNSxFACTOR", help="outlier columns, by a power of two")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args(arguments)
     found = find_float_model(options.model, "this benchmark")
     ids = load_tokenizer(found.path)(sample_text(), return_tensors="pt")["input_ids"][0]
     results = {}
-    for name, quantize, optimizer in RUNS:
-        model = load_float(found, Dtype.float32)
+    for name, quantize, optimizer in (RUNS[base] for base in options.bases):
+        model = load_float(found, options.dtype)
+        if options.inject:
+            columns, factor = map(int, options.inject.split("x"))
+            inject_outliers(model, {"input_ids": ids[None, :16], "use_cache": False}, columns, factor)
         quantize(model)
         results[name] = train(model, blocks(ids, options.length), optimizer, options.steps, options.batch)
     print("\n| base and optimizer | first loss | mean of the last five | held back, before | after |")
@@ -114,6 +123,9 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[list[float], flo
     for name, (losses, before, after) in results.items():
         last = sum(losses[-5:]) / len(losses[-5:])
         print(f"| {name} | {losses[0]:.3f} | {last:.3f} | {before:.3f} | {after:.3f} |")
+        broken = sum(not math.isfinite(loss) for loss in losses)
+        if broken:
+            print(f"{broken} of {len(losses)} losses are not finite")
     if options.plot:
         draw({name: losses for name, (losses, *_) in results.items()}, options.plot)
     return results
