@@ -33,13 +33,17 @@ struct DigitSums {
     const int32_t* high;
 };
 
-// Eight outputs, as the compiler's own vectors: its loops over a count that it does not know took as long as
+// A few outputs, as the compiler's own vectors: its loops over a count that it does not know took as long as
 // the products of a short row. Never passed by value: the calling convention depends on the flags of the
 // file.
-typedef float Floats __attribute__((vector_size(32)));
-typedef int32_t Ints __attribute__((vector_size(32)));
-typedef uint16_t Halves __attribute__((vector_size(16)));
+#if defined(__aarch64__)
+constexpr int kGroup = 4;  // a register, and panels of twelve columns
+#else
 constexpr int kGroup = 8;
+#endif
+typedef float Floats __attribute__((vector_size(4 * kGroup)));
+typedef int32_t Ints __attribute__((vector_size(4 * kGroup)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kGroup)));
 
 LLMINT8_INLINE void widen_sums(const int32_t* sums, Floats& y) {
     Ints whole;
@@ -86,6 +90,7 @@ LLMINT8_INLINE void narrow_to_bfloat(const Floats& y, Halves& out) {
 template <int kColumns>
 inline void finish_row(const LinearCall& call, const ColumnScales<kColumns>& columns, int64_t row,
                        int64_t begin, int64_t end, DigitSums sums, const DigitSums* second) {
+    static_assert(kColumns % kGroup == 0, "a tile is whole vectors");
     const float row_scale = call.rows->row(row).scale.scale;
     const int64_t bytes = call.dtype == LLMINT8_FLOAT32 ? 4 : 2;
     char* const out = static_cast<char*>(call.y) + (row * call.n + begin) * bytes;
