@@ -1,4 +1,4 @@
-// The blocks of an optimizer step with AVX2, whose gathers look codes up.
+// The blocks of an optimizer step with AVX2.
 #include "kernels/optimizer_blocks.h"
 
 namespace llmint8 {

@@ -16,6 +16,8 @@
 namespace llmint8 {
 namespace {
 
+constexpr int64_t kBlocksAhead = 2;  // fetched from memory; one is late, four measure no faster
+
 // out[i] = table[index[i]]: the one thing here that compilers do not vectorise well.
 inline void look_up(const void* table, const int32_t* index, void* out) {
     const int32_t* from = static_cast<const int32_t*>(table);
@@ -27,8 +29,11 @@ inline void look_up(const void* table, const int32_t* index, void* out) {
     }
 #elif defined(__AVX2__)
     for (int64_t i = 0; i < kOptimizerBlock; i += 8) {
-        const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index + i));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_i32gather_epi32(from, at, 4));
+        // Eight loads: a gather takes nearly twice their time on Zen 3.
+        const int32_t* at = index + i;
+        const __m256i found = _mm256_setr_epi32(from[at[0]], from[at[1]], from[at[2]], from[at[3]],
+                                                from[at[4]], from[at[5]], from[at[6]], from[at[7]]);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), found);
     }
 #else
     for (int64_t i = 0; i < kOptimizerBlock; ++i) std::memcpy(to + i, from + index[i], 4);
@@ -117,6 +122,20 @@ void finish(Tile& t, const OptimizerCall& call, int64_t block, int64_t count) {
     }
 }
 
+// Asks for a whole block of a tensor before its turn: while a block is computed nothing reads memory, and a
+// hardware prefetcher does not look that far ahead. Always inlined: GCC 12 deletes calls of a function that
+// only prefetches.
+LLMINT8_INLINE void fetch(const void* tensor, int64_t block, int64_t bytes) {
+    const char* from = static_cast<const char*>(tensor) + block * kOptimizerBlock * bytes;
+    for (int64_t i = 0; i < kOptimizerBlock * bytes; i += 64) __builtin_prefetch(from + i);
+}
+
+LLMINT8_INLINE void fetch_block(const OptimizerCall& call, int states, int64_t block) {
+    fetch(call.p, block, element_bytes(call.dtype));
+    fetch(call.g, block, element_bytes(call.grad_dtype));
+    for (int s = 0; s < states; ++s) fetch(call.states[s], block, call.absmax[s] ? 1 : 4);
+}
+
 template <typename Rule>
 void run_blocks(const OptimizerCall& call, int64_t begin, int64_t end) {
     Tile t;
@@ -125,6 +144,7 @@ void run_blocks(const OptimizerCall& call, int64_t begin, int64_t end) {
         const int64_t count = call.count - at < kOptimizerBlock ? call.count - at : kOptimizerBlock;
         const bool fits = count == kOptimizerBlock;
         if (!fits) std::memset(&t, 0, sizeof t);
+        if (block + kBlocksAhead < end) fetch_block(call, Rule::kStates, block + kBlocksAhead);
         widen(static_cast<const char*>(call.p) + at * element_bytes(call.dtype), call.dtype, count, t.p);
         widen(static_cast<const char*>(call.g) + at * element_bytes(call.grad_dtype), call.grad_dtype, count,
               t.g);
