@@ -16,6 +16,7 @@ from transformers.quantizers.quantizers_utils import get_module_from_name, shoul
 from llmint8 import reference
 from llmint8.convert import dequantize_4bit_model, replace_modules
 from llmint8.errors import CheckpointError, ConfigError, QuantizationError
+from llmint8.integrations.bitsandbytes_quantizer import device_map_or_default
 from llmint8.nn import Linear4bit
 from llmint8.nn.fourbit_state import FourbitState, read_state
 from llmint8.numerics import FOURBIT_BLOCK
@@ -57,10 +58,8 @@ class FourbitHfQuantizer(HfQuantizer):  # type: ignore[misc]
         """Nothing is missing."""
 
     def update_device_map(self, device_map: Any) -> Any:
-        """Without a device_map the model goes where bitsandbytes would put it: the GPU, if there is one."""
-        if device_map is None:
-            return {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
-        return device_map
+        """See `device_map_or_default`."""
+        return device_map_or_default(device_map)
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: Any) -> bool:
         """Whether the named tensor arrives as floats and must get 4 bits."""

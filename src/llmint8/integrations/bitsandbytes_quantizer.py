@@ -46,10 +46,8 @@ class BitsAndBytesQuantizer(Int8HfQuantizer):
         return self._settings
 
     def update_device_map(self, device_map: Any) -> Any:
-        """Without a device_map the model goes where bitsandbytes would put it: the GPU, if there is one."""
-        if device_map is None:
-            return {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
-        return device_map
+        """See `device_map_or_default`."""
+        return device_map_or_default(device_map)
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:  # type: ignore[override]
         # By the name of bitsandbytes, transformers and accelerate would refuse `.to()`.
@@ -77,6 +75,13 @@ class BitsAndBytesQuantizer(Int8HfQuantizer):
         config = copy.copy(self.quantization_config)
         config.llm_int8_skip_modules = [name for name, m in model.named_modules() if is_linear(m)]
         return config
+
+
+def device_map_or_default(device_map: Any) -> Any:
+    """Without a device_map a model goes where bitsandbytes would put it: the GPU, if there is one."""
+    if device_map is None:
+        return {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
+    return device_map
 
 
 def _names_of_weights(model: nn.Module) -> list[str]:
