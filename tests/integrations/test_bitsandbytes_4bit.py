@@ -106,3 +106,16 @@ def test_a_model_is_converted_whole_or_not_at_all() -> None:
     llmint8.quantize_model_4bit(model, skip_modules=["q_proj"])
     with pytest.raises(QuantizationError, match="already"):
         llmint8.quantize_model_4bit(model)
+
+
+def test_a_model_converted_in_memory_is_saved_as_such(folder) -> None:
+    model = tiny_llama()
+    report = llmint8.quantize_model_4bit(model, "fp4", skip_modules=["down_proj"])
+    assert "Conversion to 4 bits" in str(report)
+    model.save_pretrained(folder / "saved")
+    again = AutoModelForCausalLM.from_pretrained(folder / "saved")
+    with torch.no_grad():
+        assert torch.equal(again(IDS).logits, model(IDS).logits)
+    layers = [name for name, module in again.named_modules() if isinstance(module, Linear4bit)]
+    assert layers == [row.name for row in report.converted]
+    assert not any("down_proj" in name for name in layers)

@@ -12,7 +12,13 @@ from torch import Tensor
 from llmint8 import ops
 from llmint8.backends.native import DTYPES, Native, engine
 from llmint8.numerics import FOURBIT_BLOCK
-from llmint8.ops.fourbit import check_linear_4bit, reference_dequantize_4bit, reference_linear_4bit
+from llmint8.ops.fourbit import (
+    check_dtype,
+    check_linear_4bit,
+    check_weight_4bit,
+    reference_dequantize_4bit,
+    reference_linear_4bit,
+)
 from llmint8.ops.library import implement
 from llmint8.reference.blockwise import dynamic_code_book
 from llmint8.reference.fourbit import code_book
@@ -59,7 +65,9 @@ def dequantize(
     dtype: torch.dtype,
     block: int = FOURBIT_BLOCK,
 ) -> Tensor:
-    """`llmint8_dequantize_4bit` on tensors that fit together."""
+    """`llmint8_dequantize_4bit`."""
+    check_weight_4bit(packed, absmax, absmax_codes, offset, math.prod(shape), block)
+    check_dtype(dtype)
     _kept, weight = _weight(packed, absmax, absmax_codes, offset, quant_type, block)
     out = packed.new_empty(shape, dtype=dtype)
     native.call("llmint8_dequantize_4bit", DTYPES[dtype], out.numel(), *weight, out.data_ptr())
@@ -80,6 +88,7 @@ def linear(
 ) -> Tensor:
     """`llmint8_linear_4bit`."""
     check_linear_4bit(x, packed, bias, features)
+    check_weight_4bit(packed, absmax, absmax_codes, offset, features * x.shape[-1], block)
     _kept, weight = _weight(packed, absmax, absmax_codes, offset, quant_type, block)
     x, leading, k = x.contiguous(), x.shape[:-1], x.shape[-1]
     y = x.new_empty((*leading, features))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmint8.convert.model import module_bytes, replace_modules
+from llmint8.convert.model import module_bytes, replace_modules, saved_config
 from llmint8.convert.plan import check_skip_modules, plan_conversion
 from llmint8.convert.report import ConversionReport, Row
 from llmint8.errors import QuantizationError
@@ -50,9 +50,8 @@ def quantize_model_4bit(
         size = module_bytes(module)
         rows.append(Row(name, type(module).__name__, "no nn.Linear", size, size))
     made: dict[str, Linear4bit] = {}
-    for (
-        name
-    ) in names:  # all before any is put in its place: a weight without codes leaves the model as it was
+    # All before any is put in its place: a weight without codes leaves the model as it was.
+    for name in names:
         linear: Any = model.get_submodule(name)
         try:
             made[name] = Linear4bit.from_linear(linear, quant_type, double_quant)
@@ -62,9 +61,29 @@ def quantize_model_4bit(
         if progress is not None:
             progress(len(made), len(names))
     replace_modules(model, names, lambda name, _: made[name])
+    saved = saved_config(model)
+    if saved is not None:
+        saved.quantization_config = _as_bitsandbytes(model, quant_type, double_quant)
     return ConversionReport(
         tuple(sorted(rows, key=lambda row: plan.order[row.name])), before, module_bytes(model)
     )
+
+
+def _as_bitsandbytes(model: nn.Module, quant_type: str, double_quant: bool) -> dict[str, Any]:
+    """What `save_pretrained` writes, so that a reader makes the same layers, as `BitsAndBytesConfig` does."""
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    floats = [
+        n for n, m in model.named_modules() if isinstance(m, nn.Linear) and not isinstance(m, Linear4bit)
+    ]
+    return {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": quant_type,
+        "bnb_4bit_use_double_quant": double_quant,
+        "bnb_4bit_compute_dtype": str(layers[0].weight_dtype).removeprefix("torch."),
+        # By name, since a list replaces what readers keep as floats by themselves.
+        "llm_int8_skip_modules": floats,
+    }
 
 
 def dequantize_4bit_model(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -80,4 +99,6 @@ def dequantize_4bit_model(model: nn.Module, dtype: torch.dtype | None = None) ->
         return new
 
     replace_modules(model, names, build)
+    if getattr(model, "hf_quantizer", None) is None and hasattr(saved_config(model), "quantization_config"):
+        del saved_config(model).quantization_config
     return model

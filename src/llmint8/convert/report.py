@@ -68,7 +68,9 @@ class ConversionReport:
         }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table(title="Conversion to int8", title_justify="left")
+        decisions = {row.decision for row in self.converted}
+        kind = "4 bits" if decisions == {"4-bit"} else "int8"
+        table = Table(title=f"Conversion to {kind}", title_justify="left")
         for heading in ("module", "class", "decision"):
             table.add_column(heading, overflow="fold")  # a name that is cut off names nothing
         for heading in ("count", "before", "after"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmint8.errors import InputError
-from llmint8.numerics import FOURBIT_BLOCK
+from llmint8.numerics import FOURBIT_BLOCK, OPTIMIZER_BLOCK
 from llmint8.ops.library import LIBRARY, define
 from llmint8.reference import fourbit
 from llmint8.reference.rowwise import FLOATS
@@ -42,8 +42,51 @@ def reference_dequantize_4bit(
     block: int = FOURBIT_BLOCK,
 ) -> Tensor:
     """The default implementation, on any device."""
+    check_weight_4bit(packed, absmax, absmax_codes, offset, math.prod(shape), block)
+    check_dtype(dtype)
     scales = float_scales(absmax, absmax_codes, offset)
     return fourbit.dequantize_4bit(packed, scales, quant_type, tuple(shape), dtype, block)
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise InputError for a dtype that a weight cannot be de-quantised to."""
+    if dtype not in FLOATS:
+        raise InputError(
+            f"a 4-bit weight becomes float32, float16 or bfloat16, not {dtype}: cast it afterwards"
+        )
+
+
+def check_weight_4bit(
+    packed: Tensor,
+    absmax: Tensor,
+    absmax_codes: Tensor | None,
+    offset: Tensor | None,
+    elements: int,
+    block: int,
+) -> None:
+    """Raise InputError unless these are the tensors of so many elements; no element is read.
+
+    Kernels take addresses: a tensor that is too short would be read past its end.
+    """
+    if block < 1:
+        raise InputError(f"block must be at least 1, got {block}")
+    if packed.dtype != torch.uint8 or packed.numel() != -(-elements // 2):
+        raise InputError(
+            f"{elements} weights of 4 bits are {-(-elements // 2)} uint8, two a byte, "
+            f"got {packed.numel()} {packed.dtype}"
+        )
+    scales = fourbit.fourbit_blocks(elements, block)
+    if (absmax_codes is None) != (offset is None):
+        raise InputError("absmax_codes and offset belong together: give both or neither")
+    if absmax_codes is not None:
+        if absmax_codes.dtype != torch.uint8 or absmax_codes.numel() != scales:
+            raise InputError(
+                f"absmax_codes must be uint8 [{scales}], one for each {block} weights, "
+                f"got {absmax_codes.dtype} {list(absmax_codes.shape)}"
+            )
+        scales = fourbit.fourbit_blocks(scales, OPTIMIZER_BLOCK)
+    if absmax.dtype != torch.float32 or absmax.numel() != scales:
+        raise InputError(f"absmax must be float32 [{scales}], got {absmax.dtype} {list(absmax.shape)}")
 
 
 def check_linear_4bit(x: Tensor, packed: Tensor, bias: Tensor | None, features: int) -> None:
@@ -74,6 +117,7 @@ def reference_linear_4bit(
 ) -> Tensor:
     """The default implementation, on any device."""
     check_linear_4bit(x, packed, bias, features)
+    check_weight_4bit(packed, absmax, absmax_codes, offset, features * x.shape[-1], block)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     scales = float_scales(absmax, absmax_codes, offset)
     y = fourbit.linear_4bit(rows, packed, scales, quant_type, bias, features, block)
