@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from llmint8.analysis.inject import columns_by_factor, inject_outliers
 from llmint8.cli.models import find_float_model, load_float, load_tokenizer
 from llmint8.cli.options import Dtype
 from llmint8.config import Int8Config
@@ -125,7 +126,12 @@ def main() -> None:
     parser.add_argument(
         "--write", type=Path, metavar="FOLDER", help="write the task files there, and run nothing"
     )
-    parser.add_argument("--inject", metavar="COLUMNSxFACTOR", help="outlier columns, by a power of two")
+    parser.add_argument(
+        "--inject",
+        type=columns_by_factor,
+        metavar="COLUMNSxFACTOR",
+        help="outlier columns, by a power of two",
+    )
     parser.add_argument("--limit", type=int, help="the first documents only")
     options = parser.parse_args()
     if options.write:
@@ -134,11 +140,8 @@ def main() -> None:
     found = find_float_model(options.model, "this benchmark")
     tokenizer, model = load_tokenizer(found.path), load_float(found, Dtype.float32)
     if options.inject:
-        from llmint8.analysis.inject import inject_outliers
-
-        columns, factor = map(int, options.inject.split("x"))
         ids = tokenizer(sample_text()[:200], return_tensors="pt")["input_ids"][:, :16]
-        inject_outliers(model, {"input_ids": ids, "use_cache": False}, columns, factor)
+        inject_outliers(model, {"input_ids": ids, "use_cache": False}, *options.inject)
     with tempfile.TemporaryDirectory() as folder:
         write_task(Path(folder))
         print(*table(model, tokenizer, Path(folder), options.limit), sep="\n")

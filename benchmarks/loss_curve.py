@@ -22,10 +22,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import llmint8
-from llmint8.analysis.inject import inject_outliers
+from llmint8.analysis.inject import columns_by_factor, inject_outliers
 from llmint8.cli.models import find_float_model, load_float, load_tokenizer
 from llmint8.cli.options import Dtype
 from llmint8.convert.outlier_columns import sample_text
+from llmint8.plotting import require_matplotlib
 
 #: Name, how the base is quantised, and the name of the optimizer in transformers.
 RUNS = {
@@ -105,17 +106,23 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[list[float], flo
     parser.add_argument("--length", type=int, default=64, help="tokens of a piece of text")
     parser.add_argument("--bases", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--dtype", type=Dtype, choices=list(Dtype), default=Dtype.float32)
-    parser.add_argument("--inject", metavar="COLUMNSxFACTOR", help="outlier columns, by a power of two")
+    parser.add_argument(
+        "--inject",
+        type=columns_by_factor,
+        metavar="COLUMNSxFACTOR",
+        help="outlier columns, by a power of two",
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     options = parser.parse_args(arguments)
+    if options.plot:
+        require_matplotlib()
     found = find_float_model(options.model, "this benchmark")
     ids = load_tokenizer(found.path)(sample_text(), return_tensors="pt")["input_ids"][0]
     results = {}
     for name, quantize, optimizer in (RUNS[base] for base in options.bases):
         model = load_float(found, options.dtype)
         if options.inject:
-            columns, factor = map(int, options.inject.split("x"))
-            inject_outliers(model, {"input_ids": ids[None, :16], "use_cache": False}, columns, factor)
+            inject_outliers(model, {"input_ids": ids[None, :16], "use_cache": False}, *options.inject)
         quantize(model)
         results[name] = train(model, blocks(ids, options.length), optimizer, options.steps, options.batch)
     print("\n| base and optimizer | first loss | mean of the last five | held back, before | after |")

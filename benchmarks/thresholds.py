@@ -33,7 +33,7 @@ from torch import Tensor
 
 from llmint8 import Int8Config, quantize_model, reference, set_threshold
 from llmint8.analysis import evaluate
-from llmint8.analysis.inject import inject_outliers
+from llmint8.analysis.inject import columns_by_factor, inject_outliers
 from llmint8.analysis.schemes import Layer, Scheme, applied
 from llmint8.bench.timing import Candidate, take_turns
 from llmint8.checkpoint import read_json
@@ -214,7 +214,12 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?", default="smollm2", help="a float model: a folder, or smollm2")
     parser.add_argument(
-        "--inject", action="append", default=[], metavar="COLUMNSxFACTOR", help="also with these"
+        "--inject",
+        action="append",
+        type=columns_by_factor,
+        default=[],
+        metavar="COLUMNSxFACTOR",
+        help="also with these",
     )
     parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8; the shipped text if not given")
     parser.add_argument("--tokens", type=int, default=2048, help="of the text, or of each line")
@@ -232,11 +237,11 @@ def main() -> None:
         print("| model | rule | perplexity | KL | same first choice | elements | columns | runs of 16 |")
         print("|---|---|---|---|---|---|---|---|", flush=True)
     for injection in (None, *options.inject):
-        name = Path(options.model).name + (f", {injection}" if injection else "")
+        name = Path(options.model).name + (", {}x{}".format(*injection) if injection else "")
         for rows in options.rows if options.time else [0]:
             model = Model(options.model, options.text, options.tokens)
             if injection:
-                model.inject(*map(int, injection.split("x")))
+                model.inject(*injection)
             if options.time:
                 seconds = time_layers(model, rows, getattr(torch, options.dtype), options.rounds)
                 base = seconds["6.0"]

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from llmint8 import Int8Config, optimize_for_inference, quantize_model
 from llmint8.backends.native import Native
+from llmint8.bench.model.transformers_runner import generate
 from llmint8.cli.models import find_float_model, load_float
 from llmint8.cli.options import Dtype
 from llmint8.ops.direct import LINEAR_KERNELS
@@ -29,36 +30,17 @@ GROUPS = {
 OTHERS = "norms, activations, rotation, sums"
 
 
-class Clock:
-    """A streamer that notes when tokens come."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, _: torch.Tensor) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-    def median(self) -> float:
-        """Milliseconds of a token after the first."""
-        return 1e3 * statistics.median(b - a for a, b in zip(self.times[1:], self.times[2:], strict=False))
+def token_time(model, rows, new: int) -> float:
+    """Milliseconds of a token after the first."""
+    return 1e3 * generate(model, rows, new).further_seconds / (new - 1)
 
 
-def generate(model, ids, new: int) -> float:
-    clock = Clock()
-    settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, streamer=clock, **settings)
-    return clock.median()
-
-
-def operators(model, ids, new: int) -> dict[str, float]:
+def operators(model, rows, new: int) -> dict[str, float]:
     """Milliseconds of a token by groups of operators: a run of all tokens less one of the prompt alone."""
 
     def times(count: int) -> dict[str, float]:
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            generate(model, ids, count)
+            generate(model, rows, count)
         found: dict[str, float] = {}
         for event in profiled.key_averages():
             group = next((group for part, group in GROUPS.items() if part in event.key), OTHERS)
@@ -69,7 +51,7 @@ def operators(model, ids, new: int) -> dict[str, float]:
     return {group: (whole[group] - prompt.get(group, 0.0)) / new for group in whole}
 
 
-def linear_layers(model, ids, new: int) -> float:
+def linear_layers(model, rows, new: int) -> float:
     """Milliseconds of a token in int8 linear layers, which torch's profiler does not see: they are called
     past its dispatcher."""
     original = LINEAR_KERNELS["cpu"]
@@ -86,7 +68,7 @@ def linear_layers(model, ids, new: int) -> float:
 
         LINEAR_KERNELS["cpu"] = call
         try:
-            generate(model, ids, count)
+            generate(model, rows, count)
         finally:
             LINEAR_KERNELS["cpu"] = original
         return 1e3 * spent
@@ -122,20 +104,21 @@ def main() -> None:
     arguments = parser.parse_args()
     new = arguments.new_tokens
     model = load_float(find_float_model(arguments.model, "this profile"), arguments.dtype)
-    ids = torch.randint(0, model.config.vocab_size, (1, arguments.prompt_tokens))
+    model.generation_config.eos_token_id = None
+    rows = torch.randint(0, model.config.vocab_size, (1, arguments.prompt_tokens)).tolist()
     quantize_model(model, Int8Config())
-    generate(model, ids, 4)
-    total = generate(model, ids, new)
+    token_time(model, rows, 4)
+    total = token_time(model, rows, new)
     print(f"modules: {total:.2f} ms a token")
-    groups = {**operators(model, ids, new), "int8 linear layers": linear_layers(model, ids, new)}
+    groups = {**operators(model, rows, new), "int8 linear layers": linear_layers(model, rows, new)}
     for group, spent in sorted(groups.items(), key=lambda item: -item[1]):
         print(f"  {spent:6.2f}  {group}")
     print(f"  {total - sum(groups.values()):6.2f}  Python, and between operators")
     for head in ("keep", "int8"):
         optimize_for_inference(model, head=head)
-        generate(model, ids, 4)
-        total = generate(model, ids, new)
-        inside = timed_calls(lambda: generate(model, ids, new))
+        token_time(model, rows, 4)
+        total = token_time(model, rows, new)
+        inside = timed_calls(lambda: generate(model, rows, new))
         print(
             f"fast path, head {head}: {total:.2f} ms a token\n  {inside:6.2f}  the library's call, all layers"
         )

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "decoder_kernels.h"
+#include "float_columns.h"
 #include "linear_driver.h"
 #include "parallel.h"
 
@@ -10,18 +11,18 @@ namespace llmint8 {
 
 namespace {
 
-// Below this many multiplications, waking threads costs more than they save.
-constexpr int64_t kWorkPerThread = 1 << 16;
+// Fewer elements are not worth a thread.
+constexpr int64_t kElementsPerThread = 1 << 16;
 
 void float_linear(const KernelTable& kernels, int threads, int dtype, const Projection& projection, int64_t m,
                   const void* x) {
     const DecoderKernels& floats = decoder_kernels(kernels);
     const llmint8_decoder_linear& layer = projection.layer;
-    const int64_t k = layer.k, padded = pad_floats(k), tile = floats.float_column_tile;
+    const int64_t k = layer.k, padded = pad_floats(k);
     const int64_t row_bytes = k * (dtype == LLMINT8_FLOAT32 ? 4 : 2);
     const Buffer wide = allocate(m * padded * static_cast<int64_t>(sizeof(float)));
     float* const rows = reinterpret_cast<float*>(wide.get());
-    const int64_t row_grain = std::max<int64_t>(1, kWorkPerThread / padded);
+    const int64_t row_grain = std::max<int64_t>(1, kElementsPerThread / padded);
     parallel_for(m, row_grain, threads, [&](int64_t begin, int64_t end, int) {
         floats.widen_rows(dtype, static_cast<const char*>(x) + begin * row_bytes, end - begin, k, padded,
                           rows + begin * padded);
@@ -29,14 +30,7 @@ void float_linear(const KernelTable& kernels, int threads, int dtype, const Proj
     const FloatLinearCall call{
         rows,         m,      k, padded, layer.n, layer.weight, layer.bias, layer.bias_dtype, dtype,
         projection.y, nullptr};
-    const int64_t grain = tile * std::max<int64_t>(1, kWorkPerThread / (tile * m * padded));
-    const int64_t bytes = (floats.float_linear_bytes(m, padded) + 63) / 64 * 64;
-    const Buffer scratch = allocate(bytes * thread_count(layer.n, grain, threads));
-    parallel_for(layer.n, grain, threads, [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t n = begin; n < end; n += tile) {
-            floats.float_linear_columns(call, n, std::min(end, n + tile), scratch.get() + thread * bytes);
-        }
-    });
+    FloatColumns(floats, threads, m, padded, layer.n).run(call);
 }
 
 }  // namespace

@@ -3,14 +3,15 @@
 #include <algorithm>
 
 #include "decoder_kernels.h"
+#include "float_columns.h"
 #include "parallel.h"
 
 namespace llmint8 {
 
 namespace {
 
-// Below this many multiplications, waking threads costs more than they save; elements that are worth one.
-constexpr int64_t kWorkPerThread = 1 << 16, kElementsPerThread = 1 << 15;
+// Fewer elements are not worth a thread.
+constexpr int64_t kElementsPerThread = 1 << 15;
 // Rows of x that meet a weight while it is wide: they should stay in the second cache, but a few rows less
 // would make unpacking the weight the larger part.
 constexpr int64_t kRowBytes = 192 << 10, kLeastRows = 12;
@@ -19,17 +20,14 @@ constexpr int64_t kRowBytes = 192 << 10, kLeastRows = 12;
 
 void fourbit_linear(const KernelTable& kernels, int threads, const FourbitLinear& call) {
     const DecoderKernels& floats = decoder_kernels(kernels);
-    const int64_t padded = pad_floats(call.k), tile = floats.float_column_tile;
+    const int64_t padded = pad_floats(call.k);
     const int64_t bytes = call.dtype == LLMINT8_FLOAT32 ? 4 : 2,
                   wide_bytes = static_cast<int64_t>(sizeof(float));
     const int64_t most = std::max(kLeastRows, kRowBytes / std::max<int64_t>(1, padded * wide_bytes));
     const int64_t rows = std::min(call.m, most);
     const Buffer wide = allocate(rows * padded * wide_bytes);
     float* const x = reinterpret_cast<float*>(wide.get());
-    const int64_t grain =
-        tile * std::max<int64_t>(1, kWorkPerThread / std::max<int64_t>(1, tile * rows * padded));
-    const int64_t private_bytes = (floats.float_linear_bytes(rows, padded) + 63) / 64 * 64;
-    const Buffer scratch = allocate(private_bytes * thread_count(call.n, grain, threads));
+    const FloatColumns columns(floats, threads, rows, padded, call.n);
     for (int64_t begin = 0; begin < call.m; begin += rows) {
         const int64_t count = std::min(rows, call.m - begin);
         floats.widen_rows(call.dtype, static_cast<const char*>(call.x) + begin * call.k * bytes, count,
@@ -40,12 +38,7 @@ void fourbit_linear(const KernelTable& kernels, int threads, const FourbitLinear
                                    call.bias,   call.bias_dtype,
                                    call.dtype,  static_cast<char*>(call.y) + begin * call.n * bytes,
                                    &call.weight};
-        parallel_for(call.n, grain, threads, [&](int64_t first, int64_t end, int thread) {
-            for (int64_t n = first; n < end; n += tile) {
-                floats.float_linear_columns(part, n, std::min(end, n + tile),
-                                            scratch.get() + thread * private_bytes);
-            }
-        });
+        columns.run(part);
     }
 }
 

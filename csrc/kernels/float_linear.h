@@ -36,7 +36,7 @@ void float_linear_columns(const FloatLinearCall& call, int64_t begin, int64_t en
     float *sums = static_cast<float*>(scratch), *tile = sums + kFloatColumns * call.m;
     const int64_t columns = end - begin;
     const float* rows = tile;
-#if defined(LLMINT8_FOURBIT_TABLE)
+#if defined(LLMINT8_FOURBIT_VECTORS)
     if (call.fourbit != nullptr && call.m == 1 && call.k % call.fourbit->block == 0 &&
         call.fourbit->block % kFloatLanes == 0) {
         int64_t first[kFloatColumns];

@@ -25,7 +25,7 @@ inline float fourbit_value(const FourbitWeight& weight, int64_t i) {
 }
 
 #if LLMINT8_VECTOR_BYTES >= 32 && !defined(__clang__)  // which has no shuffle by variables
-#define LLMINT8_FOURBIT_TABLE
+#define LLMINT8_FOURBIT_VECTORS
 typedef int32_t Codes __attribute__((vector_size(LLMINT8_VECTOR_BYTES)));
 
 // The code book as registers, and as many elements at a time as a vector has lanes.
@@ -57,15 +57,18 @@ struct FourbitTable {
     Vector low, high;
     Codes shift;
 };
+#else
+struct FourbitTable {
+    explicit FourbitTable(const float*) {}
+};
 #endif
 
 // Elements [first, first + count) of one block, or part of it.
-LLMINT8_INLINE void fourbit_block(const FourbitWeight& weight, float scale, int64_t first, int64_t count,
-                                  float* to) {
+LLMINT8_INLINE void fourbit_block(const FourbitWeight& weight, [[maybe_unused]] const FourbitTable& table,
+                                  float scale, int64_t first, int64_t count, float* to) {
     int64_t i = 0;
-#if defined(LLMINT8_FOURBIT_TABLE)
+#if defined(LLMINT8_FOURBIT_VECTORS)
     if (first % 2 == 0) {
-        const FourbitTable table(weight.book);
         for (; i + kVectorLanes <= count; i += kVectorLanes) {
             Vector values;
             table.values(weight.codes + (first + i) / 2, values);
@@ -78,15 +81,16 @@ LLMINT8_INLINE void fourbit_block(const FourbitWeight& weight, float scale, int6
 
 // Elements [first, first + count) as floats.
 void fourbit_values(const FourbitWeight& weight, int64_t first, int64_t count, float* to) {
+    const FourbitTable table(weight.book);
     for (int64_t i = 0; i < count;) {
         const int64_t b = (first + i) / weight.block, end = (b + 1) * weight.block - first;
         const int64_t stop = end < count ? end : count;
-        fourbit_block(weight, fourbit_scale(weight, b), first + i, stop - i, to + i);
+        fourbit_block(weight, table, fourbit_scale(weight, b), first + i, stop - i, to + i);
         i = stop;
     }
 }
 
-#if defined(LLMINT8_FOURBIT_TABLE)
+#if defined(LLMINT8_FOURBIT_VECTORS)
 // One row of x times four rows of the weight, which start with blocks: no value is stored. As dot_rows.
 inline void fourbit_dot(const FourbitWeight& weight, const float* x, const int64_t (&first)[4], int64_t k,
                         float (&sums)[4]) {

@@ -67,10 +67,6 @@ struct Lanes {
 #pragma GCC unroll 4
         for (int p = 0; p < kParts; ++p) part[p] *= x;
     }
-    LLMINT8_INLINE void add_product(const Lanes& x, const Lanes& y) {
-#pragma GCC unroll 4
-        for (int p = 0; p < kParts; ++p) part[p] += x.part[p] * y.part[p];
-    }
     LLMINT8_INLINE void add_product(float x, const Lanes& y) {
 #pragma GCC unroll 4
         for (int p = 0; p < kParts; ++p) part[p] += x * y.part[p];

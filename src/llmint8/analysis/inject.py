@@ -30,6 +30,14 @@ class Injection:
     left: dict[str, str]
 
 
+def columns_by_factor(text: str) -> tuple[int, int]:
+    """How many columns and by which factor, from a text such as "6x64"; raises InputError for another."""
+    columns, _, factor = text.replace("×", "x").partition("x")
+    if not (columns.isdecimal() and factor.isdecimal()):
+        raise InputError(f"got {text!r}; give columns by factor, such as 6x64")
+    return int(columns), int(factor)
+
+
 def inject_outliers(
     model: nn.Module, inputs: Mapping[str, Any], columns: int | Sequence[int] = 6, factor: int = 64
 ) -> Injection:

@@ -87,8 +87,7 @@ def linear(
     block: int = FOURBIT_BLOCK,
 ) -> Tensor:
     """`llmint8_linear_4bit`."""
-    check_linear_4bit(x, packed, bias, features)
-    check_weight_4bit(packed, absmax, absmax_codes, offset, features * x.shape[-1], block)
+    check_linear_4bit(x, packed, absmax, absmax_codes, offset, bias, features, block)
     _kept, weight = _weight(packed, absmax, absmax_codes, offset, quant_type, block)
     x, leading, k = x.contiguous(), x.shape[:-1], x.shape[-1]
     y = x.new_empty((*leading, features))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,19 +27,14 @@ EPILOG = examples(
 _TRACE_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class Injected:
-    """How many columns, and by which factor."""
-
-    columns: int
-    factor: int
-
-
 def _parse_injection(text: str) -> Any:
-    columns, _, factor = text.replace("×", "x").partition("x")
-    if not (columns.isdecimal() and factor.isdecimal()):
-        raise typer.BadParameter(f"got {text!r}; give columns by factor, such as 6x64")
-    return Injected(int(columns), int(factor))
+    from llmint8.analysis.inject import columns_by_factor
+    from llmint8.errors import InputError
+
+    try:
+        return columns_by_factor(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _parse_schemes(text: str) -> Any:
@@ -143,7 +137,7 @@ def command(
     injection = None
     if inject is not None:
         inputs = {"input_ids": ids[None, :_TRACE_TOKENS], "use_cache": False}
-        injection = inject_outliers(float_model, inputs, inject.columns, inject.factor)
+        injection = inject_outliers(float_model, inputs, *inject)
     layers = plan_conversion(float_model, None).convert
     wanted, seen, logits = schemes or NAMES, None, logits_of(float_model)
     calibrated_on = None

@@ -2,7 +2,7 @@
 
 from llmint8.convert.conversions import keep_saving_scales, with_scales
 from llmint8.convert.empty import empty_like, is_convertible, is_linear
-from llmint8.convert.fourbit import dequantize_4bit_model, quantize_model_4bit
+from llmint8.convert.fourbit import quantize_model_4bit
 from llmint8.convert.model import (
     dequantize_model,
     module_bytes,
@@ -29,7 +29,6 @@ __all__ = [
     "check_skip_modules",
     "convertible_weights",
     "default_calibration_ids",
-    "dequantize_4bit_model",
     "dequantize_model",
     "empty_like",
     "find_outlier_columns",

@@ -1,18 +1,17 @@
-"""Convert a model in memory to 4-bit weights, as the base of adapters (QLoRA, arXiv 2305.14314), and back."""
+"""Convert a model in memory to 4-bit weights, as the base of adapters (QLoRA, arXiv 2305.14314)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 from llmint8.convert.model import module_bytes, replace_modules, saved_config
 from llmint8.convert.plan import check_skip_modules, plan_conversion
 from llmint8.convert.report import ConversionReport, Row
 from llmint8.errors import QuantizationError
-from llmint8.nn import INT8_MODULES, Linear4bit
+from llmint8.nn import QUANTIZED_MODULES, Linear4bit
 
 
 def quantize_model_4bit(
@@ -33,7 +32,7 @@ def quantize_model_4bit(
     Raises QuantizationError if the model is quantised already, has nothing to convert, or a weight without
     codes; ConfigError for a name that matches nothing.
     """
-    if any(isinstance(module, (*INT8_MODULES, Linear4bit)) for module in model.modules()):
+    if any(isinstance(module, QUANTIZED_MODULES) for module in model.modules()):
         raise QuantizationError(
             "the model is quantised already: load the float checkpoint to convert it again"
         )
@@ -84,21 +83,3 @@ def _as_bitsandbytes(model: nn.Module, quant_type: str, double_quant: bool) -> d
         # By name, since a list replaces what readers keep as floats by themselves.
         "llm_int8_skip_modules": floats,
     }
-
-
-def dequantize_4bit_model(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """Replace each `Linear4bit` by an `nn.Linear` of its values, in place; returns the model.
-
-    dtype: of the weights; None for that which each had before.
-    """
-    names = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
-
-    def build(_: str, source: nn.Module) -> nn.Module:
-        layer: Any = source
-        new: nn.Module = layer.to_float_layer(dtype or layer.weight_dtype)
-        return new
-
-    replace_modules(model, names, build)
-    if getattr(model, "hf_quantizer", None) is None and hasattr(saved_config(model), "quantization_config"):
-        del saved_config(model).quantization_config
-    return model

@@ -24,7 +24,7 @@ from llmint8.convert.plan import (
 from llmint8.convert.report import ConversionReport, Row
 from llmint8.convert.ties import tie_companions
 from llmint8.errors import QuantizationError
-from llmint8.nn import INT8_MODULES, Int8Conv1D
+from llmint8.nn import INT8_MODULES, QUANTIZED_MODULES, Int8Conv1D
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -129,14 +129,14 @@ def saved_config(model: nn.Module) -> Any:
 
 
 def dequantize_model(model: M, dtype: torch.dtype | None = None) -> M:
-    """Replace every int8 module by a float one with the de-quantised weight, in place; return the model.
+    """Replace every int8 or 4-bit module by a float one, in place; return the model.
 
     dtype: of the new weights; None for that of the model's first float parameter. What was tied stays tied.
     """
     if dtype is None:
         floats = (p.dtype for p in model.parameters() if p.is_floating_point())
         dtype = next(floats, torch.float32)
-    names = [name for name, module in model.named_modules() if isinstance(module, INT8_MODULES)]
+    names = [name for name, module in model.named_modules() if isinstance(module, QUANTIZED_MODULES)]
     shared: dict[int, nn.Parameter] = {}
 
     def restore(_: str, module: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 
 from llmint8 import reference
-from llmint8.convert import dequantize_4bit_model, replace_modules
+from llmint8.convert import dequantize_model, replace_modules
 from llmint8.errors import CheckpointError, ConfigError, QuantizationError
 from llmint8.integrations.bitsandbytes_quantizer import device_map_or_default
 from llmint8.nn import Linear4bit
@@ -128,7 +128,7 @@ class FourbitHfQuantizer(HfQuantizer):  # type: ignore[misc]
         return True
 
     def _dequantize(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-        return dequantize_4bit_model(model, dtype)
+        return dequantize_model(model, dtype)
 
 
 #: Where a layer keeps what belongs to its codes, or what was wrong with it, until all is loaded: transformers

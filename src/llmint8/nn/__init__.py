@@ -8,9 +8,12 @@ from llmint8.nn.linear4bit import Linear4bit
 
 #: Every kind of module that holds int8 weights.
 INT8_MODULES = (Int8Linear, Int8Experts, Int8Embedding)
+#: Every kind of module that holds quantised weights.
+QUANTIZED_MODULES = (*INT8_MODULES, Linear4bit)
 
 __all__ = [
     "INT8_MODULES",
+    "QUANTIZED_MODULES",
     "Int8Conv1D",
     "Int8Embedding",
     "Int8Experts",

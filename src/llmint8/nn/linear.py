@@ -135,10 +135,7 @@ class Int8Linear(HasThreshold, nn.Linear):
 
     def to_float_layer(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """An `nn.Linear` with the de-quantised weight; it shares the bias."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        linear.weight = nn.Parameter(self.dequantize(dtype))
-        linear.register_parameter("bias", self.bias)
-        return linear.train(self.training)
+        return as_float_linear(self, self.dequantize(dtype))
 
     def tensors(self) -> dict[str, Tensor]:
         """Codes, scales, bias, and the second digit with its columns, by name; what is None is left out."""
@@ -220,6 +217,14 @@ class Int8Linear(HasThreshold, nn.Linear):
                 setattr(self, name, None)
             elif held is None or held.shape != tensor.shape:
                 setattr(self, name, torch.empty_like(tensor, device=self.weight.device))
+
+
+def as_float_linear(module: nn.Linear, weight: Tensor) -> nn.Linear:
+    """An `nn.Linear` in the place of a quantised one, with that weight `[N, K]`; it shares the bias."""
+    linear = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+    linear.weight = nn.Parameter(weight)
+    linear.register_parameter("bias", module.bias)
+    return linear.train(module.training)
 
 
 def invalid_tensors(

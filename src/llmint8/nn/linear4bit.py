@@ -12,7 +12,7 @@ from llmint8 import ops, reference
 from llmint8.errors import QuantizationError
 from llmint8.nn.casting import keeping
 from llmint8.nn.fourbit_state import FourbitState, read_state, state_keys, write_state
-from llmint8.nn.linear import Int8Linear
+from llmint8.nn.linear import Int8Linear, as_float_linear
 from llmint8.numerics import FOURBIT_BLOCK
 from llmint8.reference.fourbit import fourbit_blocks, zero_bytes
 
@@ -113,10 +113,7 @@ class Linear4bit(nn.Linear):
 
     def to_float_layer(self, dtype: torch.dtype = torch.float32) -> nn.Linear:
         """An `nn.Linear` with the de-quantised weight; it shares the bias."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        linear.weight = nn.Parameter(self.dequantize(dtype))
-        linear.register_parameter("bias", self.bias)
-        return linear.train(self.training)
+        return as_float_linear(self, self.dequantize(dtype))
 
     def extra_repr(self) -> str:
         """The arguments that matter, for `print(model)`."""

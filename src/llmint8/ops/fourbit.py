@@ -89,19 +89,29 @@ def check_weight_4bit(
         raise InputError(f"absmax must be float32 [{scales}], got {absmax.dtype} {list(absmax.shape)}")
 
 
-def check_linear_4bit(x: Tensor, packed: Tensor, bias: Tensor | None, features: int) -> None:
+def check_linear_4bit(
+    x: Tensor,
+    packed: Tensor,
+    absmax: Tensor,
+    absmax_codes: Tensor | None,
+    offset: Tensor | None,
+    bias: Tensor | None,
+    features: int,
+    block: int,
+) -> None:
     """Raise InputError, with the remedy, unless dtypes and shapes fit together; no element is read."""
     if x.dtype not in FLOATS:
         raise InputError(
             f"the input of a 4-bit linear must be float32, float16 or bfloat16, got {x.dtype}; cast it first"
         )
-    if x.dim() == 0 or packed.dtype != torch.uint8 or packed.numel() != -(-features * x.shape[-1] // 2):
-        raise InputError(
-            f"the input {list(x.shape)} does not fit a 4-bit weight of {packed.numel()} bytes and "
-            f"{features} output features"
-        )
+    if x.dim() == 0:
+        raise InputError("the input of a 4-bit linear must have at least one dimension")
     if bias is not None and (bias.dtype not in FLOATS or bias.shape != (features,)):
         raise InputError(f"bias must be a float [{features}], got {bias.dtype} {list(bias.shape)}")
+    try:
+        check_weight_4bit(packed, absmax, absmax_codes, offset, features * x.shape[-1], block)
+    except InputError as error:
+        raise InputError(f"input {list(x.shape)} and {features} output features: {error}") from error
 
 
 def reference_linear_4bit(
@@ -116,8 +126,7 @@ def reference_linear_4bit(
     block: int = FOURBIT_BLOCK,
 ) -> Tensor:
     """The default implementation, on any device."""
-    check_linear_4bit(x, packed, bias, features)
-    check_weight_4bit(packed, absmax, absmax_codes, offset, features * x.shape[-1], block)
+    check_linear_4bit(x, packed, absmax, absmax_codes, offset, bias, features, block)
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     scales = float_scales(absmax, absmax_codes, offset)
     y = fourbit.linear_4bit(rows, packed, scales, quant_type, bias, features, block)
@@ -140,15 +149,15 @@ def _fake_dequantize(
 def _fake_linear(
     x: Tensor,
     packed: Tensor,
-    absmax: Tensor,  # noqa: ARG001 - the schema's arguments
-    absmax_codes: Tensor | None,  # noqa: ARG001
-    offset: Tensor | None,  # noqa: ARG001
-    quant_type: str,  # noqa: ARG001
+    absmax: Tensor,
+    absmax_codes: Tensor | None,
+    offset: Tensor | None,
+    quant_type: str,  # noqa: ARG001 - the schema's arguments
     features: int,
     bias: Tensor | None,
-    block: int = FOURBIT_BLOCK,  # noqa: ARG001
+    block: int = FOURBIT_BLOCK,
 ) -> Tensor:
-    check_linear_4bit(x, packed, bias, features)
+    check_linear_4bit(x, packed, absmax, absmax_codes, offset, bias, features, block)
     return x.new_empty((*x.shape[:-1], features))
 
 

@@ -47,7 +47,7 @@ class TransformersRunner:
 
     def generate(self, rows: list[list[int]], new_tokens: int) -> Generation:
         """Continue rows of token ids of one length."""
-        return _generate(self._model, rows, new_tokens)
+        return generate(self._model, rows, new_tokens)
 
     def _ready(self, model: Any) -> Any:
         model.eval().generation_config.eos_token_id = None  # every row writes as many tokens
@@ -66,10 +66,11 @@ class TransformersRunner:
         toy = transformers.LlamaForCausalLM(config).to(self._dtype)
         if int8:
             quantize_model(toy)
-        _generate(self._ready(toy), [[1, 2]], 2)
+        generate(self._ready(toy), [[1, 2]], 2)
 
 
-def _generate(model: Any, rows: list[list[int]], new_tokens: int) -> Generation:
+def generate(model: Any, rows: list[list[int]], new_tokens: int) -> Generation:
+    """Continue rows of token ids of one length, greedily, by a model of transformers that knows no end."""
     prompt = torch.tensor(rows)
     clock = _Clock()
     start = time.perf_counter()
