@@ -36,7 +36,7 @@ def run(**environment: str) -> subprocess.CompletedProcess[str]:
 def test_status_lists_everything_and_one_is_active() -> None:
     rows = backends.status()
     assert [row.name for row in rows[:2]] == ["reference", "native:scalar"]
-    assert sum(row.active for row in rows) == 1
+    assert sum(row.active for row in rows if row.name != "triton") == 1
     assert all(row.available for row in rows if row.active)
     assert all(row.detail for row in rows)
 
@@ -88,7 +88,8 @@ def test_without_a_library_the_reference_runs_and_says_so(monkeypatch: pytest.Mo
         case = random_case(0)
         assert same_bits(ops.linear(*case.arguments), ops.reference_linear(*case.arguments))
         rows = backends.status()
-        assert [(row.name, row.active) for row in rows] == [("reference", True), ("native", False)]
+        on_cpu = [(row.name, row.active) for row in rows if row.name != "triton"]
+        assert on_cpu == [("reference", True), ("native", False)]
         assert "reinstall llmint8" in rows[1].detail
     finally:
         engine.cache_clear()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from llmint8 import ops, reference
 from llmint8.backends.library import find_library, load_library, raise_last_error
+from llmint8.backends.status import BackendStatus
 from llmint8.errors import BackendError
 from llmint8.ops.direct import LINEAR_KERNELS
 from llmint8.ops.library import implement
@@ -119,16 +119,6 @@ class Native:
         if failed:
             raise_last_error(self._library, "llmint8_linear")
         return y
-
-
-@dataclass(frozen=True)
-class BackendStatus:
-    """One way to run the operations: whether it can, whether it does, and the reason or what it offers."""
-
-    name: str
-    available: bool
-    active: bool
-    detail: str
 
 
 @cache

@@ -1,0 +1,92 @@
+"""GPU kernels in Triton, one source for CUDA and ROCm.
+
+Nothing is imported, and no device is asked, before the first call on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmint8 import ops, reference
+from llmint8.backends.status import BackendStatus
+from llmint8.ops.input_gradient import matmul_input_gradient
+from llmint8.ops.library import implement
+
+NAME = "triton"
+#: The least compute capability of a CUDA device, and the ROCm architectures, that a test compiles for.
+LEAST_CUDA = (8, 0)
+ROCM = ("gfx90a", "gfx942")
+
+
+def _obstacle(index: int) -> str | None:
+    """Why the kernels do not run on a GPU, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; run: pip install 'llmint8[gpu]'"
+    if torch.version.hip:
+        architecture = torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
+        return None if architecture in ROCM else f"{architecture} is none of {', '.join(ROCM)}"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < LEAST_CUDA:
+        return "compute capability {}.{} is below {}.{}".format(*capability, *LEAST_CUDA)
+    return None
+
+
+@cache
+def _usable(index: int) -> bool:
+    """Whether the kernels run on a GPU; a warning, once, says why not."""
+    obstacle = _obstacle(index)
+    if obstacle is not None:
+        warnings.warn(f"llmint8 runs its slow reference on GPU {index}: {obstacle}", stacklevel=3)
+    return obstacle is None
+
+
+def status() -> BackendStatus:
+    """Whether GPU kernels run here, and on what, or why not. Asks the driver for the devices."""
+    if not torch.cuda.is_available():
+        return BackendStatus(NAME, False, False, "torch sees no GPU")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    reasons = {name: _obstacle(i) for i, name in enumerate(names)}
+    if all(reasons.values()):
+        return BackendStatus(NAME, False, False, "; ".join(f"{n}: {r}" for n, r in reasons.items()))
+    used = ", ".join(name for name, reason in reasons.items() if reason is None)
+    return BackendStatus(NAME, True, True, f"kernels for {used}; their speed is not measured yet")
+
+
+def _quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    if not _usable(x.device.index):
+        return reference.quantize_rows(x, threshold)
+    from llmint8.backends.triton import linear
+
+    with torch.cuda.device(x.device):
+        return linear.quantize_rows(x, threshold)
+
+
+def _linear(x: Tensor, *arguments: Any) -> Tensor:
+    if not _usable(x.device.index):
+        return ops.reference_linear(x, *arguments)
+    from llmint8.backends.triton import linear
+
+    with torch.cuda.device(x.device):
+        return linear.linear(x, *arguments)
+
+
+def _input_gradient(grad: Tensor, *arguments: Any) -> Tensor:
+    if not _usable(grad.device.index):
+        return matmul_input_gradient(grad, *arguments)
+    from llmint8.backends.triton import gradient
+
+    with torch.cuda.device(grad.device):
+        return gradient.input_gradient(grad, *arguments)
+
+
+def register() -> None:
+    """Make these the operations' implementations on GPUs, which torch calls CUDA with ROCm too."""
+    implement(ops.quantize_rows, _quantize_rows, "CUDA")
+    implement(ops.linear, _linear, "CUDA")
+    implement(ops.input_gradient, _input_gradient, "CUDA")

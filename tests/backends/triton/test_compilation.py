@@ -1,0 +1,30 @@
+"""The kernels compile for GPUs that are not there: tensor cores multiply int8, and no register spills."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MULTIPLY = {"few_rows_kernel", "many_rows_kernel"}
+OTHERS = {"digits_kernel", "codes_kernel", "gather_kernel", "input_gradient_kernel"}
+
+
+@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:100", "hip:gfx942"])
+def test_compilation(target: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    program = Path(__file__).with_name("compile_kernels.py")
+    done = subprocess.run(
+        [sys.executable, str(program), target], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    kernels = json.loads(done.stdout)
+    assert {kernel["kernel"] for kernel in kernels} == MULTIPLY | OTHERS
+    for kernel in kernels:
+        assert kernel["spills"] == 0, kernel
+        assert kernel["multiplies"] == (kernel["kernel"] in MULTIPLY), kernel
