@@ -29,6 +29,7 @@ def candidates() -> dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimiz
     made: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
         "llmint8 AdamW8bit": optim.AdamW8bit,
         "llmint8 AdamW": optim.AdamW,
+        "torch AdamW": torch.optim.AdamW,
         "torch AdamW(fused=True)": lambda p: torch.optim.AdamW(p, fused=True),
         "torch AdamW(foreach=True)": lambda p: torch.optim.AdamW(p, foreach=True),
     }

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points, version
 
 import pytest
 
-COMMANDS = ["demo", "generate", "quantize", "eval", "outliers", "inspect", "doctor", "bench"]
+COMMANDS = ["demo", "generate", "quantize", "finetune", "eval", "outliers", "inspect", "doctor", "bench"]
 
 
 def program(*arguments: object) -> subprocess.CompletedProcess[str]:

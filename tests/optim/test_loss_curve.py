@@ -20,9 +20,9 @@ def test_quantised_bases_learn_as_the_float_one(tmp_path: Path, capsys: pytest.C
     results = script.main(given)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "| NF4, AdamW in 8 bits |" in capsys.readouterr().out
-    (_, before, after), *others = results.values()
-    assert after < before - 0.1
-    for losses, start, end in others:
-        assert len(losses) == 25
-        assert abs(start - before) < 0.02 * before
-        assert abs(end - after) < 0.02 * after
+    first, *others = results.values()
+    assert first.after < first.before - 0.1
+    for training in others:
+        assert len(training.losses) == 25
+        assert abs(training.before - first.before) < 0.02 * first.before
+        assert abs(training.after - first.after) < 0.02 * first.after

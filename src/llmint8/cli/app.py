@@ -16,7 +16,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from llmint8.cli import bench, compare, demo, doctor, evaluate, generate, inspect, outliers, quantize
+from llmint8.cli import (
+    bench,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    finetune,
+    generate,
+    inspect,
+    outliers,
+    quantize,
+)
 from llmint8.cli.output import say_error, say_warning
 from llmint8.errors import LLMInt8Error
 
@@ -55,7 +66,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, generate, quantize, evaluate, compare, outliers, inspect, doctor, bench):
+for _command in (demo, generate, quantize, finetune, evaluate, compare, outliers, inspect, doctor, bench):
     app.command(_command.NAME, help=_unwrapped(_command.command.__doc__ or ""), epilog=_command.EPILOG)(
         _command.command
     )
