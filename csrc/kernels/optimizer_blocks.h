@@ -96,8 +96,9 @@ void finish(Tile& t, const OptimizerCall& call, int64_t block, int64_t count) {
     if (c[kUpdateDecay] != 0.0f) {
         for (int64_t i = 0; i < kOptimizerBlock; ++i) t.u[i] = t.u[i] + t.p[i] * c[kUpdateDecay];
     }
+    // Behind the end a rule may have divided zero by zero.
+    for (int64_t i = count; i < kOptimizerBlock; ++i) t.u[i] = t.s[0][i] = t.s[1][i] = t.s[2][i] = 0.0f;
     if (call.norms) {
-        for (int64_t i = count; i < kOptimizerBlock; ++i) t.u[i] = 0.0f;
         call.norms[2 * block] = sum_of_squares(t.p);
         call.norms[2 * block + 1] = sum_of_squares(t.u);
         return;

@@ -118,6 +118,19 @@ def test_codes_around_every_midpoint(native: Native) -> None:
         assert torch.equal(own_absmax, absmax)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_nothing_comes_from_behind_the_end(native: Native, rule: Rule) -> None:
+    """Without eps, what fills the last block divides zero by zero."""
+    _, p, g, states, absmax, common, constants = arguments(rule, 300, 0, True, False)
+    g = torch.rand(300) + 1
+    constants = [0.0 if value < 1e-6 else value for value in constants]
+    own = [p.clone(), [s.clone() for s in states], [a.clone() for a in absmax]]
+    run(native, rule, own[0], g, own[1], own[2], common, constants, None)
+    reference.optimizer_step(rule, p, g, states, absmax, common, constants)
+    assert not any(scale.isnan().any() for scale in absmax)
+    assert all(map(torch.equal, own[1] + own[2], states + absmax))
+
+
 def test_threads_change_nothing(native: Native) -> None:
     threads = torch.get_num_threads()
     results = []
