@@ -22,10 +22,14 @@ from triton.runtime.jit import JITFunction
 
 from llmint8.backends.triton.gradient import input_gradient
 from llmint8.backends.triton.linear import linear, quantize_rows
+from llmint8.backends.triton.optimizer import norms, step
+from llmint8.reference.blockwise import block_count
+from llmint8.reference.optimizers import ADEMAMIX, RULES, Common
 
 POINTERS = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
     torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.uint8: "*u8",
+    torch.float64: "*fp64",
 }  # fmt: skip
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 #: The instruction that multiplies int8 matrices.
@@ -54,6 +58,17 @@ def launches() -> list[tuple[JITFunction, tuple, dict]]:
     quantize_rows(torch.empty(4, k), -1.0)
     input_gradient(torch.empty(512, n, dtype=torch.bfloat16), weight, absmax)
     input_gradient(torch.empty(512, n), weight, absmax, *low)
+    size = 100_000
+    scale, p = torch.zeros(block_count(size)), torch.zeros(size, dtype=torch.bfloat16)
+    for rule in RULES:
+        count = len(rule.signed)
+        step(
+            rule, p, p, [torch.zeros(size, dtype=torch.uint8)] * count, [scale] * count,
+            Common(0.1, 0.9, 0.01, 0.01), [0.5],
+        )  # fmt: skip
+    floats = torch.zeros(size)
+    for run in (step, norms):
+        run(ADEMAMIX, floats, floats, [floats] * 3, [None] * 3, Common(0.1), [0.5])
     return found
 
 

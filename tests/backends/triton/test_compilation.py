@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 MULTIPLY = {"few_rows_kernel", "many_rows_kernel"}
-OTHERS = {"digits_kernel", "codes_kernel", "gather_kernel", "input_gradient_kernel"}
+OTHERS = {"digits_kernel", "codes_kernel", "gather_kernel", "input_gradient_kernel", "optimizer_kernel"}
 
 
-@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:100", "hip:gfx942"])
+@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:100", "hip:gfx90a", "hip:gfx942"])
 def test_compilation(target: str, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)

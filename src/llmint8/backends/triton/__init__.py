@@ -17,6 +17,8 @@ from llmint8 import ops, reference
 from llmint8.backends.status import BackendStatus
 from llmint8.ops.input_gradient import matmul_input_gradient
 from llmint8.ops.library import implement
+from llmint8.ops.optimizer import OPTIMIZER_KERNELS, OptimizerKernels
+from llmint8.reference.optimizers import Rule
 
 NAME = "triton"
 #: The least compute capability of a CUDA device, and the ROCm architectures, that a test compiles for.
@@ -85,8 +87,28 @@ def _input_gradient(grad: Tensor, *arguments: Any) -> Tensor:
         return gradient.input_gradient(grad, *arguments)
 
 
+def _optimizer_step(rule: Rule, p: Tensor, *arguments: Any) -> None:
+    if not _usable(p.device.index):
+        reference.optimizer_step(rule, p, *arguments)
+        return
+    from llmint8.backends.triton import optimizer
+
+    with torch.cuda.device(p.device):
+        optimizer.step(rule, p, *arguments)
+
+
+def _optimizer_norms(rule: Rule, p: Tensor, *arguments: Any) -> Tensor:
+    if not _usable(p.device.index):
+        return reference.optimizer_norms(rule, p, *arguments)
+    from llmint8.backends.triton import optimizer
+
+    with torch.cuda.device(p.device):
+        return optimizer.norms(rule, p, *arguments)
+
+
 def register() -> None:
     """Make these the operations' implementations on GPUs, which torch calls CUDA with ROCm too."""
     implement(ops.quantize_rows, _quantize_rows, "CUDA")
     implement(ops.linear, _linear, "CUDA")
     implement(ops.input_gradient, _input_gradient, "CUDA")
+    OPTIMIZER_KERNELS["cuda"] = OptimizerKernels(_optimizer_step, _optimizer_norms)

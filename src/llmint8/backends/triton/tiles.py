@@ -42,6 +42,8 @@ GROUP = 8
 ROW_BLOCK = 4096
 #: The same where a program holds several rows.
 SCALE_BLOCK = 512
+#: Blocks of an optimizer's state that a program updates.
+OPTIMIZER_BLOCKS = 4
 
 
 def many_rows_tile(m: int, second_digit: bool) -> Tile:
