@@ -33,8 +33,12 @@ def nothing_watches() -> bool:
     )
 
 
-def _is_plain(tensor: Tensor | None) -> bool:
+def _plain_on_cpu(tensor: Tensor | None) -> bool:
     return tensor is None or (type(tensor) in _PLAIN and tensor.is_cpu)
+
+
+def _plain_on_gpu(tensor: Tensor | None) -> bool:
+    return tensor is None or (type(tensor) in _PLAIN and tensor.is_cuda)
 
 
 def call_linear(
@@ -47,12 +51,13 @@ def call_linear(
     weight_low: Tensor | None = None,
 ) -> Tensor:
     """`ops.linear` with the same arguments, result and errors, by the shortest way that is right."""
-    kernel = LINEAR_KERNELS.get("cpu")
+    device, is_plain = ("cpu", _plain_on_cpu) if x.is_cpu else ("cuda", _plain_on_gpu)
+    kernel = LINEAR_KERNELS.get(device)
     if (
         kernel is None
         or not nothing_watches()
-        or not (_is_plain(x) and _is_plain(weight) and _is_plain(absmax) and _is_plain(bias))
-        or not (_is_plain(outlier_cols) and _is_plain(weight_low))
+        or not (is_plain(x) and is_plain(weight) and is_plain(absmax) and is_plain(bias))
+        or not (is_plain(outlier_cols) and is_plain(weight_low))
         or (torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)))
     ):
         output: Tensor = linear(x, weight, absmax, bias, threshold, outlier_cols, weight_low)

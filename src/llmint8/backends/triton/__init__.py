@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from llmint8 import ops, reference
 from llmint8.backends.status import BackendStatus
+from llmint8.ops.direct import LINEAR_KERNELS
 from llmint8.ops.input_gradient import matmul_input_gradient
 from llmint8.ops.library import implement
 from llmint8.ops.optimizer import OPTIMIZER_KERNELS, OptimizerKernels
@@ -60,12 +62,17 @@ def status() -> BackendStatus:
     return BackendStatus(NAME, True, True, f"kernels for {used}; their speed is not measured yet")
 
 
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """The device becomes the current one, where kernels go; asking costs less than setting it."""
+    return nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device)
+
+
 def _quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     if not _usable(x.device.index):
         return reference.quantize_rows(x, threshold)
     from llmint8.backends.triton import linear
 
-    with torch.cuda.device(x.device):
+    with _current(x.device):
         return linear.quantize_rows(x, threshold)
 
 
@@ -74,7 +81,7 @@ def _linear(x: Tensor, *arguments: Any) -> Tensor:
         return ops.reference_linear(x, *arguments)
     from llmint8.backends.triton import linear
 
-    with torch.cuda.device(x.device):
+    with _current(x.device):
         return linear.linear(x, *arguments)
 
 
@@ -83,7 +90,7 @@ def _input_gradient(grad: Tensor, *arguments: Any) -> Tensor:
         return matmul_input_gradient(grad, *arguments)
     from llmint8.backends.triton import gradient
 
-    with torch.cuda.device(grad.device):
+    with _current(grad.device):
         return gradient.input_gradient(grad, *arguments)
 
 
@@ -93,7 +100,7 @@ def _optimizer_step(rule: Rule, p: Tensor, *arguments: Any) -> None:
         return
     from llmint8.backends.triton import optimizer
 
-    with torch.cuda.device(p.device):
+    with _current(p.device):
         optimizer.step(rule, p, *arguments)
 
 
@@ -102,7 +109,7 @@ def _optimizer_norms(rule: Rule, p: Tensor, *arguments: Any) -> Tensor:
         return reference.optimizer_norms(rule, p, *arguments)
     from llmint8.backends.triton import optimizer
 
-    with torch.cuda.device(p.device):
+    with _current(p.device):
         return optimizer.norms(rule, p, *arguments)
 
 
@@ -111,4 +118,5 @@ def register() -> None:
     implement(ops.quantize_rows, _quantize_rows, "CUDA")
     implement(ops.linear, _linear, "CUDA")
     implement(ops.input_gradient, _input_gradient, "CUDA")
+    LINEAR_KERNELS["cuda"] = _linear
     OPTIMIZER_KERNELS["cuda"] = OptimizerKernels(_optimizer_step, _optimizer_norms)

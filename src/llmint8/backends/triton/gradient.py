@@ -10,7 +10,8 @@ from torch import Tensor
 
 from llmint8.backends.triton import tiles
 from llmint8.backends.triton.kernels.gradient import input_gradient_kernel
-from llmint8.backends.triton.linear import BITS, DTYPES, EXACT
+from llmint8.backends.triton.launch import launch
+from llmint8.backends.triton.linear import BITS, DTYPES, EXACT, blocks, check_devices
 
 #: The type in which gradients of a dtype and weights meet in the matrix product.
 PRODUCTS = dict(DTYPES)
@@ -24,6 +25,7 @@ def input_gradient(
     weight_low: Tensor | None = None,
 ) -> Tensor:
     """`dY · W`, `[..., K]`: W is rounded to the dtype of grad, a block at a time."""
+    check_devices(grad, weight, absmax, outlier_cols, weight_low)
     (n, k), m = weight.shape, math.prod(grad.shape[:-1])
     out = grad.new_empty((*grad.shape[:-1], k))
     if not (m and n and k):
@@ -34,11 +36,13 @@ def input_gradient(
         positions = torch.full((k,), -1, dtype=torch.int32, device=grad.device)
         positions[outlier_cols.long()] = torch.arange(p, dtype=torch.int32, device=grad.device)
     tile, dtype = tiles.gradient_tile(grad.dtype), DTYPES[grad.dtype]
-    input_gradient_kernel[(triton.cdiv(m, tile.m) * triton.cdiv(k, tile.k),)](
+    arguments = (
         grad.contiguous(), weight.contiguous(), absmax.contiguous(), positions, low,
         out.view(BITS[grad.dtype]), m, n, k, p,
-        HAS_LOW=p > 0, DTYPE=dtype, MULTIPLY_AS=PRODUCTS[grad.dtype],
-        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, GROUP=tiles.GROUP,
-        num_warps=tile.warps, num_stages=tile.stages, **EXACT,
     )  # fmt: skip
+    constants = {
+        "HAS_LOW": p > 0, "DTYPE": dtype, "MULTIPLY_AS": PRODUCTS[grad.dtype],
+        "GROUP": tiles.GROUP, **blocks(tile), **EXACT,
+    }  # fmt: skip
+    launch(input_gradient_kernel, triton.cdiv(m, tile.m) * triton.cdiv(k, tile.k), arguments, constants)
     return out

@@ -16,6 +16,8 @@ from llmint8.backends.triton import tiles
 from llmint8.backends.triton.kernels.few_rows import few_rows_kernel
 from llmint8.backends.triton.kernels.many_rows import gather_kernel, many_rows_kernel
 from llmint8.backends.triton.kernels.rows import codes_kernel, digits_kernel
+from llmint8.backends.triton.launch import launch
+from llmint8.errors import InputError
 from llmint8.ops.linear import check_arguments
 from llmint8.reference.rowwise import check_rows
 
@@ -37,6 +39,15 @@ def _row_block(k: int) -> int:
     return min(tiles.ROW_BLOCK, max(tiles.FLAG_K, 1 << (k - 1).bit_length()))
 
 
+def check_devices(x: Tensor, *others: Tensor | None) -> None:
+    """Raise InputError unless all tensors lie on one device: kernels get addresses."""
+    for other in others:
+        if other is not None and other.device != x.device:
+            raise InputError(
+                f"the input lies on {x.device}, a tensor of the layer on {other.device}; move one with .to()"
+            )
+
+
 def quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """`ops.quantize_rows`."""
     check_rows(x)
@@ -44,7 +55,8 @@ def quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     q = torch.empty((m, k), dtype=torch.int16, device=x.device)
     row_scale = torch.zeros(m, dtype=torch.float32, device=x.device)
     if m and k:
-        codes_kernel[(m,)](x, q, row_scale, k, bound, RULE=rule, BLOCK_K=_row_block(k), **EXACT)
+        constants = {"RULE": rule, "BLOCK_K": _row_block(k), **EXACT}
+        launch(codes_kernel, m, (x, q, row_scale, k, bound), constants)
     return q, row_scale
 
 
@@ -59,14 +71,15 @@ def linear(
 ) -> Tensor:
     """`ops.linear`. An outlier column that the weight does not have adds nothing: finding it would wait."""
     check_arguments(x, weight, absmax, bias, outlier_cols, weight_low)
+    check_devices(x, weight, absmax, bias, outlier_cols, weight_low)
     (n, k), leading = weight.shape, x.shape[:-1]
     m = math.prod(leading)
     if not (m and n and k) or k > numerics.MAX_FEATURES:
         return ops.reference_linear(x, weight, absmax, bias, threshold, outlier_cols, weight_low)
     y = x.new_empty((*leading, n))
     rows = _Layer(x, weight, absmax, bias, threshold, outlier_cols, weight_low)
-    launch = _few_rows if m <= tiles.FEW_ROWS else _many_rows
-    launch(rows, y.view(BITS[x.dtype]), m, n, k)
+    run = _few_rows if m <= tiles.FEW_ROWS else _many_rows
+    run(rows, y.view(BITS[x.dtype]), m, n, k)
     return y
 
 
@@ -100,13 +113,22 @@ class _Layer:
         }
 
 
+def blocks(tile: tiles.Tile) -> dict[str, int]:
+    """The constants and options of a tile."""
+    return {
+        "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k,
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+
+
 def _few_rows(layer: _Layer, y: Tensor, m: int, n: int, k: int) -> None:
     tile = tiles.FEW_ROWS_TILE
-    few_rows_kernel[(triton.cdiv(n, tile.n),)](
+    arguments = (
         layer.x, layer.weight, layer.absmax, layer.bias, layer.columns, layer.low, y, m, n, k, layer.p,
-        layer.threshold, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, SCALE_K=tiles.SCALE_BLOCK,
-        num_warps=tile.warps, num_stages=tile.stages, **layer.constants,
+        layer.threshold,
     )  # fmt: skip
+    constants = {**layer.constants, **blocks(tile), "SCALE_K": tiles.SCALE_BLOCK}
+    launch(few_rows_kernel, triton.cdiv(n, tile.n), arguments, constants)
 
 
 def _many_rows(layer: _Layer, y: Tensor, m: int, n: int, k: int) -> None:
@@ -115,20 +137,22 @@ def _many_rows(layer: _Layer, y: Tensor, m: int, n: int, k: int) -> None:
     lo, hi = torch.empty((2, m, padded_k), dtype=torch.int8, device=device)
     flags = torch.empty((m, padded_k // flag_k), dtype=torch.int8, device=device)
     scales = torch.empty(m, dtype=torch.float32, device=device)
-    digits_kernel[(m,)](
-        layer.x, lo, hi, flags, scales, k, padded_k, layer.threshold,
-        RULE=layer.rule, BLOCK_K=_row_block(k), FLAG_K=flag_k, **EXACT,
+    flagged = {"RULE": layer.rule, "FLAG_K": flag_k, **EXACT}
+    launch(
+        digits_kernel, m, (layer.x, lo, hi, flags, scales, k, padded_k, layer.threshold),
+        {**flagged, "BLOCK_K": _row_block(k)},
     )  # fmt: skip
     p, padded_p, lo_some, hi_some = layer.p, triton.cdiv(layer.p, 16) * 16, lo, hi
     if p:
         lo_some, hi_some = torch.empty((2, m, padded_p), dtype=torch.int8, device=device)
-        gather_kernel[(m,)](
-            lo, hi, flags, layer.columns, lo_some, hi_some, p, k, padded_k, padded_p,
-            RULE=layer.rule, BLOCK_P=triton.next_power_of_2(padded_p), FLAG_K=flag_k, **EXACT,
+        launch(
+            gather_kernel, m, (lo, hi, flags, layer.columns, lo_some, hi_some, p, k, padded_k, padded_p),
+            {**flagged, "BLOCK_P": triton.next_power_of_2(padded_p)},
         )  # fmt: skip
-    many_rows_kernel[(triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n),)](
+    arguments = (
         lo, hi, flags, scales, layer.weight, layer.absmax, layer.bias, lo_some, hi_some, layer.low, y,
         m, n, k, padded_k, p, padded_p,
-        BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, FLAG_K=flag_k, GROUP=tiles.GROUP,
-        num_warps=tile.warps, num_stages=tile.stages, **layer.constants,
     )  # fmt: skip
+    programs = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
+    constants = {**layer.constants, **blocks(tile), "FLAG_K": flag_k, "GROUP": tiles.GROUP}
+    launch(many_rows_kernel, programs, arguments, constants)

@@ -11,6 +11,7 @@ from torch import Tensor
 from llmint8.backends.triton import tiles
 from llmint8.backends.triton.kernels.code_book import cells
 from llmint8.backends.triton.kernels.optimizer import optimizer_kernel
+from llmint8.backends.triton.launch import launch
 from llmint8.backends.triton.linear import BITS, DTYPES, EXACT
 from llmint8.ops.optimizer import check_step
 from llmint8.reference.blockwise import block_count, dynamic_code_book
@@ -39,16 +40,19 @@ def run(
     books, table = _tables(p.device)
     missing = _STATES - len(states)
     scales = [states[i] if scale is None else scale for i, scale in enumerate(absmax)]
-    optimizer_kernel[(triton.cdiv(blocks, tiles.OPTIMIZER_BLOCKS),)](
+    arguments = (
         p, p.view(BITS[p.dtype]), g, *states, *states[:1] * missing, *scales, *states[:1] * missing,
         books, table, books if norms is None else norms, p.numel(),
-        common.decay, common.step, common.coupled_decay, common.update_decay,
+        float(common.decay), float(common.step), float(common.coupled_decay), float(common.update_decay),
         *constants, *[0.0] * (_CONSTANTS - len(constants)),
-        RULE=rule.code, STATES=len(states),
-        **{f"SIGNED{i}": int(i < len(states) and rule.signed[i]) for i in range(_STATES)},
-        COUPLED=common.coupled_decay != 0, UPDATE_DECAY=common.update_decay != 0,
-        MEASURE=norms is not None, DTYPE=DTYPES[p.dtype], ROWS=tiles.OPTIMIZER_BLOCKS, **EXACT,
     )  # fmt: skip
+    kernel_constants = {
+        "RULE": rule.code, "STATES": len(states),
+        **{f"SIGNED{i}": int(i < len(states) and rule.signed[i]) for i in range(_STATES)},
+        "COUPLED": common.coupled_decay != 0, "UPDATE_DECAY": common.update_decay != 0,
+        "MEASURE": norms is not None, "DTYPE": DTYPES[p.dtype], "ROWS": tiles.OPTIMIZER_BLOCKS, **EXACT,
+    }  # fmt: skip
+    launch(optimizer_kernel, triton.cdiv(blocks, tiles.OPTIMIZER_BLOCKS), arguments, kernel_constants)
 
 
 def step(
