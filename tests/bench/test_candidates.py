@@ -14,7 +14,7 @@ K, N, M = 40, 24, 5
 @pytest.fixture(scope="module", autouse=True)
 def few_copies():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(candidates, "copies", lambda nbytes: 3)
+        patch.setattr(candidates, "copies", lambda nbytes, beyond: 3)
         yield
 
 

@@ -13,7 +13,7 @@ from llmint8.errors import LLMInt8Error
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(bench.candidates, "copies", lambda nbytes: 2)
+    monkeypatch.setattr(bench.candidates, "copies", lambda nbytes, beyond: 2)
     monkeypatch.setattr(peers, "installed", list)
     real = limits.measure_limits
     monkeypatch.setattr(measure, "measure_limits", lambda size: real(1 << 16, size, 1))

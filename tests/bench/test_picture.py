@@ -17,7 +17,9 @@ def benchmark(layers, rows=(1, 16)):
         for k, n in layers
         for m in rows
     ]
-    return Benchmark({"cpu": "a CPU", "threads": 2, "kernels": "native"}, Limits(2e10, 1e11), points)
+    return Benchmark(
+        {"cpu": "a CPU", "threads": 2, "torch": "2", "kernels": "native"}, Limits(2e10, 1e11), points
+    )
 
 
 def pixels(png):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmint8.bench import peers
-from llmint8.bench.timing import Candidate, copies, one_line, rotate
+from llmint8.bench.timing import CACHES, Candidate, copies, one_line, rotate
 from llmint8.config import Threshold
 from llmint8.nn import Int8Linear
 from llmint8.numerics import CODE_MAX, DEFAULT_THRESHOLD, OUTLIER_COLUMN_SHARE
@@ -32,17 +32,17 @@ _OUTLIER_COLUMNS = 6
 class Layer:
     """The weights of a layer, K inputs and N outputs, in every form; each form outgrows the caches.
 
-    k, n: both at least 1.
+    k, n: both at least 1. device: where the layer runs. beyond: bytes that outgrow its caches.
     """
 
-    def __init__(self, k: int, n: int) -> None:
-        self.k, self.n = k, n
+    def __init__(self, k: int, n: int, device: str = "cpu", beyond: int = CACHES) -> None:
+        self.k, self.n, self._device, self._beyond = k, n, device, beyond
         self._step = max(1, k // _OUTLIER_COLUMNS)  # between columns of outliers
         self.failures: dict[str, str] = {}
         self._generator = torch.Generator().manual_seed(0)
-        weight = torch.randn((n, k), generator=self._generator) / k**0.5
+        weight = (torch.randn((n, k), generator=self._generator) / k**0.5).to(device)
         self._floats = {
-            name: rotate(_clones(weight.to(dtype), copies(k * n * dtype.itemsize)))
+            name: rotate(_clones(weight.to(dtype), copies(k * n * dtype.itemsize, beyond)))
             for name, dtype in FLOATS.items()
         }
         self._ours = self._modules(Int8Linear.from_weight(weight))
@@ -51,7 +51,7 @@ class Layer:
         for name in peers.installed():
             try:
                 with torch.inference_mode():
-                    self._peers[name] = rotate(peers.build(name, weight, copies(k * n)))
+                    self._peers[name] = rotate(peers.build(name, weight, copies(k * n, beyond)))
             except Exception as error:  # another library's: it raises what it likes
                 self.failures[name] = one_line(error)
 
@@ -68,17 +68,17 @@ class Layer:
             found[name] = Candidate(partial(self._our_call, self._ours, given, DEFAULT_THRESHOLD))
         for name, dtype in FLOATS.items():
             found[name] = Candidate(partial(self._float_call, x.to(dtype), self._floats[name]))
-        codes = torch.randint(-CODE_MAX, CODE_MAX + 1, (m, self.k), dtype=torch.int8)
+        codes = torch.randint(-CODE_MAX, CODE_MAX + 1, (m, self.k), dtype=torch.int8).to(self._device)
         found[INT_MM] = Candidate(partial(self._int_mm_call, codes), may_fail=True)
         for name, layers in self._peers.items():
             found[name] = Candidate(partial(self._peer_call, half, layers), may_fail=True)
         return found
 
     def _modules(self, first: Int8Linear) -> Callable[[], Int8Linear]:
-        ours = [first, *(copy.deepcopy(first) for _ in range(copies(self.k * self.n) - 1))]
+        ours = [first, *(copy.deepcopy(first) for _ in range(copies(self.k * self.n, self._beyond) - 1))]
         with torch.inference_mode():
             for module in ours:  # what a backend may prepare for a weight is no part of a call
-                module(torch.zeros(1, self.k, dtype=torch.bfloat16))
+                module(torch.zeros(1, self.k, dtype=torch.bfloat16, device=self._device))
         return rotate(ours)
 
     def _columns(self) -> Tensor:
@@ -107,7 +107,7 @@ class Layer:
         """Normal values, but for six columns that are twenty times as large: the paper's picture."""
         x = torch.randn((m, self.k), generator=self._generator)
         x[:, :: self._step][:, :_OUTLIER_COLUMNS] *= 20
-        return x
+        return x.to(self._device)
 
     def _scattered_outliers(self, m: int, share: float) -> Tensor:
         """Each row has its own outliers, as real models do: at least one, all of magnitude 10 or more."""
@@ -115,7 +115,7 @@ class Layer:
         count = max(1, round(share * self.k))
         columns = torch.rand((m, self.k), generator=self._generator).topk(count, dim=1).indices
         values = x.gather(1, columns)
-        return x.scatter(1, columns, torch.where(values < 0, values - 10, values + 10))
+        return x.scatter(1, columns, torch.where(values < 0, values - 10, values + 10)).to(self._device)
 
 
 def _clones(tensor: Tensor, count: int) -> list[Tensor]:

@@ -22,7 +22,7 @@ def _bitsandbytes(weight: Tensor) -> nn.Module:
         k, n, bias=False, has_fp16_weights=False, threshold=DEFAULT_THRESHOLD, device="meta"
     )
     # Moving the parameter is what quantises it there.
-    layer.weight = Int8Params(weight.half(), requires_grad=False, has_fp16_weights=False).to("cpu")
+    layer.weight = Int8Params(weight.half(), requires_grad=False, has_fp16_weights=False).to(weight.device)
     return layer.eval()
 
 
@@ -48,10 +48,13 @@ def installed() -> list[str]:
 
 
 def build(name: str, weight: Tensor, count: int) -> list[nn.Module]:
-    """`count` equal layers of a library, with weights of their own. weight: float32 `[N, K]`.
+    """`count` equal layers of a library with weights of their own. weight: float32 `[N, K]`; they lie on its
+    device.
 
     Raises whatever that library raises.
     """
     first = _PEERS[name][1](weight)
-    first(torch.zeros(1, weight.shape[1], dtype=torch.bfloat16))  # what is set up at a first call
+    first(
+        torch.zeros(1, weight.shape[1], dtype=torch.bfloat16, device=weight.device)
+    )  # what is set up at a first call
     return [first, *(copy.deepcopy(first) for _ in range(count - 1))]

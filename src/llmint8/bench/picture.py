@@ -48,10 +48,8 @@ def draw(benchmark: Benchmark) -> bytes:
     known = {line.get_label(): line for panel in panels for line in panel.get_lines()}
     columns = 3 if across == 1 else 4
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, frameon=False)
-    about = benchmark.environment
     figure.suptitle(
-        "Speed of one linear layer: G operations/s, higher is better\n"
-        f"{about['cpu']}, threads: {about['threads']}, kernels: {about['kernels']}",
+        f"Speed of one linear layer: G operations/s, higher is better\n{benchmark.headline()}",
         fontsize=12,
     )
     buffer = io.BytesIO()

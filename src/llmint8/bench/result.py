@@ -35,6 +35,10 @@ class Point:
         """Time of the fastest of torch's three float types over ours."""
         return min(self.seconds[name] for name in FLOATS) / self.seconds[OURS]
 
+    def half_ratio(self) -> float:
+        """The same of its two types of 16 bits."""
+        return min(self.seconds["bfloat16"], self.seconds["float16"]) / self.seconds[OURS]
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -43,6 +47,13 @@ class Benchmark:
     environment: dict[str, Any]
     limits: Limits
     points: list[Point]
+
+    def headline(self) -> str:
+        """The machine in a line."""
+        about = self.environment
+        threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
+        where = about["gpu"] if "gpu" in about else f"{about['cpu']}, {threads}"
+        return f"{where}, torch {about['torch']}, kernels {about['kernels']}"
 
     def names(self) -> list[str]:
         """Every candidate, whether it ran or not, in the order of measurement."""

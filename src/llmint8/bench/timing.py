@@ -11,6 +11,10 @@ from itertools import cycle
 from typing import TypeVar
 
 T = TypeVar("T")
+#: From a candidate to what times one call of it and returns seconds; making it may run the candidate.
+Timer = Callable[["Candidate"], Callable[[], float]]
+#: Bytes that outgrow the caches of a CPU.
+CACHES = 128 << 20
 #: Timings of a candidate, however long they take.
 LEAST_ROUNDS = 3
 
@@ -33,13 +37,26 @@ def rotate(items: Sequence[T]) -> Callable[[], T]:
     return lambda: next(turns)
 
 
-def copies(nbytes: int, beyond: int = 128 << 20, most: int = 64) -> int:
+def copies(nbytes: int, beyond: int = CACHES, most: int = 64) -> int:
     """How many copies of a weight it takes to outgrow the caches; at least 2."""
     return min(max(2, -(-beyond // max(nbytes, 1))), most)
 
 
+def by_clock(candidate: Candidate) -> Callable[[], float]:
+    """The timer of a CPU: one call, after one that does not count."""
+    candidate.prepare()()
+
+    def seconds() -> float:
+        run = candidate.prepare()
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return seconds
+
+
 def take_turns(
-    candidates: Mapping[str, Candidate], rounds: int, budget: float
+    candidates: Mapping[str, Candidate], rounds: int, budget: float, timer: Timer = by_clock
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Median seconds of each candidate, and the reasons of those that could not run.
 
@@ -47,10 +64,11 @@ def take_turns(
     The order is drawn anew each round, so that nobody always runs in the wake of the same other one.
     """
     times: dict[str, list[float]] = {}
+    timed: dict[str, Callable[[], float]] = {}
     failures: dict[str, str] = {}
     for name, candidate in candidates.items():
         try:
-            candidate.prepare()()
+            timed[name] = timer(candidate)
         except Exception as error:  # another library's: it raises what it likes
             if not candidate.may_fail:
                 raise
@@ -64,10 +82,7 @@ def take_turns(
             taken = times[name]
             if len(taken) >= LEAST_ROUNDS and sum(taken) > budget:
                 continue
-            run = candidates[name].prepare()
-            start = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - start)
+            taken.append(timed[name]())
     return {name: statistics.median(taken) for name, taken in times.items()}, failures
 
 

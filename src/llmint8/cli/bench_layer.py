@@ -40,9 +40,8 @@ def show_layers(found: Benchmark) -> None:
     if not console.is_terminal:
         console.width = WIDTH
     about = found.environment
-    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
     console.print(
-        f"{about['cpu']}, {threads}, torch {about['torch']}, kernels {about['kernels']}\n"
+        f"{found.headline()}\n"
         f"limits: memory {found.limits.bytes_per_second / 1e9:.1f} GB/s, "
         f"int8 {found.limits.operations_per_second / 1e9:.0f} G operations/s\n",
         highlight=False,

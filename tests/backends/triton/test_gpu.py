@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from agreement.cases import random_case, same_bits
 from llmint8 import Int8Config, ops, quantize_model
 from llmint8.nn import Int8Linear
+from llmint8.optim import AdamW8bit
 from tiny import tiny_llama
 
 pytestmark = [
@@ -47,6 +50,34 @@ def test_a_graph_replays_with_other_outliers(m: int) -> None:
         graph.replay()
         want = ops.reference_linear(rows.bfloat16(), weight, absmax, None, 6.0)
         assert same_bits(y.cpu(), want)
+
+
+def test_compiled_with_graphs() -> None:
+    """`torch.compile(mode="reduce-overhead")` puts the kernels into graphs of its own."""
+    generator = torch.Generator().manual_seed(5)
+    layers = [Int8Linear.from_weight(torch.randn(64, 64, generator=generator)) for _ in range(2)]
+    model = torch.nn.Sequential(*layers)
+    compiled = torch.compile(copy.deepcopy(model).cuda(), mode="reduce-overhead", fullgraph=True)
+    with torch.inference_mode():
+        for m in (1, 1, 1, 40, 40, 40):
+            x = torch.randn(m, 64, generator=generator).bfloat16()
+            x[:, ::9] *= 30
+            assert same_bits(compiled(x.cuda()).cpu(), model(x))
+
+
+def test_optimizers_take_the_kernel() -> None:
+    """Without Triton's interpreter: `llmint8.optim` on a GPU gives the weights of the CPU."""
+    generator = torch.Generator().manual_seed(6)
+    start, grads = torch.randn(9000, generator=generator), torch.randn(5, 9000, generator=generator)
+    ends = []
+    for device in ("cpu", "cuda"):
+        parameter = torch.nn.Parameter(start.clone().to(device))
+        optimizer = AdamW8bit([parameter], lr=1e-2)
+        for grad in grads:
+            parameter.grad = grad.to(device)
+            optimizer.step()
+        ends.append(parameter.detach().cpu())
+    assert torch.equal(*ends)
 
 
 def test_generate_and_every_layer() -> None:
