@@ -37,7 +37,7 @@ class BlockwiseOptimizer(torch.optim.Optimizer, ABC):
 
     optim_bits: 8 or 32, the bits of a state's element. min_8bit_size: tensors with fewer elements have 32
     bits all the same. Both are options of a parameter group, like the learning rate. is_paged: the state lies
-    in a file, of which few pages are in memory.
+    in a file, of which few pages are in memory; that of parameters on a GPU in memory of the host.
     """
 
     _optim_bits = 32
@@ -114,10 +114,15 @@ class BlockwiseOptimizer(torch.optim.Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        devices = set()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._step_parameter(parameter, {**group, **self.overrides.get(parameter, {})})
+                    devices.add(parameter.device)
+        if self.pages is not None:
+            for device in devices:
+                self.pages.settle(device)
         return loss
 
     def _step_parameter(self, parameter: Tensor, options: dict[str, Any]) -> None:

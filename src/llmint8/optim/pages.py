@@ -1,8 +1,9 @@
-"""Optimizer state that lies in a file, of which a bounded part is in memory.
+"""Optimizer state that lies outside of the memory in which its parameters are.
 
-Each state is a file without a name, mapped into memory. A step takes the tensor in pieces, and gives the
-pages of each piece back to the operating system before the next; what was written stays in its file cache for
-as long as memory is not needed for anything else, and goes to the disk otherwise.
+A step takes a state in pieces. On a CPU each state is a file without a name, mapped into memory; the pages of
+a piece go back to the operating system before the next one. What was written stays in its file cache for as
+long as memory is not needed for anything else, and goes to the disk otherwise. On a GPU states are in pinned
+memory of the host; a piece is copied to the GPU, and back after it was updated, in the order of its stream.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from llmint8.reference.optimizers import Common, Rule
 class Pages:
     """The paged states of one optimizer.
 
-    resident_bytes: how much of all states is in memory at a time, at most. A copy of it (deepcopy, pickle)
-    keeps its states in ordinary memory until they are loaded again.
+    resident_bytes: how much of all states is in memory, or on the GPU, at a time, at most. A copy of it
+    (deepcopy, pickle) keeps its states in ordinary memory until they are loaded again.
     """
 
     resident_bytes: int = 64 << 20
@@ -36,12 +37,17 @@ class Pages:
         return {"resident_bytes": self.resident_bytes, "_maps": {}}
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A tensor in a file of its own, in the folder for temporary files.
+        """A tensor for parameters on a device: in a file of its own in the folder for temporary files, or in
+        pinned memory.
 
-        Raises ConfigError off the CPU.
+        Raises ConfigError for a device that is neither a CPU nor a GPU.
         """
+        if device.type == "cuda":
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
         if device.type != "cpu":
-            raise ConfigError(f"paged state needs parameters on the CPU, got {device}; use is_paged=False")
+            raise ConfigError(
+                f"paged state needs parameters on a CPU or a GPU, got {device}; use is_paged=False"
+            )
         elements = torch.Size(shape).numel()
         if not elements:
             return torch.empty(shape, dtype=dtype)
@@ -77,11 +83,26 @@ class Pages:
                 for a in absmax
             ]
             parts = [state[piece] for state in flat]
-            ops.optimizer_step(rule, flat_p[piece], flat_g[piece], parts, scales, common, constants)
+            moved = [_moved(part, p.device) for part in parts]
+            ops.optimizer_step(rule, flat_p[piece], flat_g[piece], moved, scales, common, constants)
+            for part, updated in zip(parts, moved, strict=True):
+                if updated is not part:
+                    part.copy_(updated, non_blocking=True)
             self._release(states)
+
+    @staticmethod
+    def settle(device: torch.device) -> None:
+        """Wait until the states of parameters on a device have come back from it."""
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
 
     def _release(self, states: list[Tensor]) -> None:
         for state in states:
             pages = self._maps.get(state.data_ptr())
             if pages is not None:
                 pages.madvise(mmap.MADV_DONTNEED)
+
+
+def _moved(part: Tensor, device: torch.device) -> Tensor:
+    """A piece of a state where its parameter is; itself if it is there."""
+    return part.to(device, non_blocking=True)
