@@ -14,7 +14,7 @@ from llmint8.cli import smollm2
 from llmint8.errors import LLMInt8Error
 from tiny import save_tiny_checkpoint
 
-NAMES = ["float32", "bfloat16", "int8 threshold 6.0", "int8 auto"]
+NAMES = ["float32", "bfloat16", "int8, 6.0", "int8, auto", "+ int8 head"]
 
 
 @pytest.fixture
@@ -44,13 +44,15 @@ def test_json_of_the_demo(run, cached):
     assert list(columns) == NAMES
     model = AutoModelForCausalLM.from_pretrained(cached)
     report = llmint8.quantize_model(model)
-    base, half, fixed, auto = (columns[name] for name in NAMES)
+    base, half, fixed, auto, whole = (columns[name] for name in NAMES)
     assert base["model_bytes"] == report.bytes_before
     assert fixed["model_bytes"] == auto["model_bytes"] == report.bytes_after
     assert base["layer_bytes"] == 2 * half["layer_bytes"] == sum(row.bytes_before for row in report.converted)
     assert fixed["layer_bytes"] == sum(row.bytes_after for row in report.converted)
+    assert whole["layer_bytes"] == fixed["layer_bytes"]
+    assert whole["model_bytes"] < fixed["model_bytes"]
     assert base["kl"] == 0
-    assert min(half["kl"], fixed["kl"], auto["kl"]) > 0
+    assert min(half["kl"], fixed["kl"], auto["kl"], whole["kl"]) > 0
     assert fixed["kl"] != auto["kl"]  # the threshold really changes between columns
     assert all(column["prompt_tokens_per_second"] > 0 for column in columns.values())
     assert all(column["new_tokens_per_second"] > 0 for column in columns.values())

