@@ -37,6 +37,16 @@ def test_a_fresh_module_is_zero() -> None:
     assert not module.weight.any()
 
 
+def test_tensors_that_something_keeps_elsewhere() -> None:
+    """As wrappers that shard do, which take parameters away and set plain attributes."""
+    module, x = layer(True), inputs(3)
+    want, bias, scales = module(x), module.bias.detach(), module.SCB
+    del module.bias, module.SCB
+    module.bias, module.SCB = bias, scales
+    assert "bias" not in module._parameters
+    assert same_bits(module(x), want)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_training_mode_is_taken_over(training: bool) -> None:
     assert Int8Linear.from_linear(source().train(training)).training == training

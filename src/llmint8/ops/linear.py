@@ -40,15 +40,16 @@ def check_arguments(
         )
     if weight.dtype != torch.int8 or weight.dim() != 2:
         raise InputError(f"weight must be int8 [N, K], got {weight.dtype} {list(weight.shape)}")
-    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+    n, k = weight.shape
+    if x.dim() == 0 or x.size(-1) != k:
         raise InputError(
             f"the input {list(x.shape)} does not fit the weight {list(weight.shape)}: "
-            f"its last dimension must be {weight.shape[1]}"
+            f"its last dimension must be {k}"
         )
-    if absmax.dtype != torch.float32 or absmax.shape != weight.shape[:1]:
-        raise InputError(f"SCB must be float32 [{weight.shape[0]}], got {absmax.dtype} {list(absmax.shape)}")
-    if bias is not None and (bias.dtype not in FLOATS or bias.shape != weight.shape[:1]):
-        raise InputError(f"bias must be a float [{weight.shape[0]}], got {bias.dtype} {list(bias.shape)}")
+    if absmax.dtype != torch.float32 or absmax.dim() != 1 or absmax.size(0) != n:
+        raise InputError(f"SCB must be float32 [{n}], got {absmax.dtype} {list(absmax.shape)}")
+    if bias is not None and (bias.dtype not in FLOATS or bias.dim() != 1 or bias.size(0) != n):
+        raise InputError(f"bias must be a float [{n}], got {bias.dtype} {list(bias.shape)}")
     if outlier_cols is not None or weight_low is not None:
         reason = invalid_low_digit(weight.shape, outlier_cols, weight_low)
         if reason is not None:
