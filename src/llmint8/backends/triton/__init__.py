@@ -5,14 +5,15 @@ Nothing is imported, and no device is asked, before the first call on a GPU.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from llmint8 import ops, reference
 from llmint8.backends.status import BackendStatus
@@ -20,7 +21,6 @@ from llmint8.ops.direct import LINEAR_KERNELS
 from llmint8.ops.input_gradient import matmul_input_gradient
 from llmint8.ops.library import implement
 from llmint8.ops.optimizer import OPTIMIZER_KERNELS, OptimizerKernels
-from llmint8.reference.optimizers import Rule
 
 NAME = "triton"
 #: The least compute capability of a CUDA device, and the ROCm architectures, that a test compiles for.
@@ -67,56 +67,34 @@ def _current(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if torch.cuda.current_device() == device.index else torch.cuda.device(device)
 
 
-def _quantize_rows(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    if not _usable(x.device.index):
-        return reference.quantize_rows(x, threshold)
-    from llmint8.backends.triton import linear
+def _kernel(module: str, function: str, fallback: Callable[..., Any], at: int = 0) -> Callable[..., Any]:
+    """A function of a module here, where the kernels run on the GPU of argument `at`; else the fallback."""
 
-    with _current(x.device):
-        return linear.quantize_rows(x, threshold)
+    def run(*arguments: Any) -> Any:
+        device = arguments[at].device
+        if not _usable(device.index):
+            return fallback(*arguments)
+        with _current(device):
+            return _function(module, function)(*arguments)
 
-
-def _linear(x: Tensor, *arguments: Any) -> Tensor:
-    if not _usable(x.device.index):
-        return ops.reference_linear(x, *arguments)
-    from llmint8.backends.triton import linear
-
-    with _current(x.device):
-        return linear.linear(x, *arguments)
+    return run
 
 
-def _input_gradient(grad: Tensor, *arguments: Any) -> Tensor:
-    if not _usable(grad.device.index):
-        return matmul_input_gradient(grad, *arguments)
-    from llmint8.backends.triton import gradient
-
-    with _current(grad.device):
-        return gradient.input_gradient(grad, *arguments)
-
-
-def _optimizer_step(rule: Rule, p: Tensor, *arguments: Any) -> None:
-    if not _usable(p.device.index):
-        reference.optimizer_step(rule, p, *arguments)
-        return
-    from llmint8.backends.triton import optimizer
-
-    with _current(p.device):
-        optimizer.step(rule, p, *arguments)
-
-
-def _optimizer_norms(rule: Rule, p: Tensor, *arguments: Any) -> Tensor:
-    if not _usable(p.device.index):
-        return reference.optimizer_norms(rule, p, *arguments)
-    from llmint8.backends.triton import optimizer
-
-    with _current(p.device):
-        return optimizer.norms(rule, p, *arguments)
+@cache
+def _function(module: str, name: str) -> Callable[..., Any]:
+    """Imports Triton at the first call."""
+    function: Callable[..., Any] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return function
 
 
 def register() -> None:
     """Make these the operations' implementations on GPUs, which torch calls CUDA with ROCm too."""
-    implement(ops.quantize_rows, _quantize_rows, "CUDA")
-    implement(ops.linear, _linear, "CUDA")
-    implement(ops.input_gradient, _input_gradient, "CUDA")
-    LINEAR_KERNELS["cuda"] = _linear
-    OPTIMIZER_KERNELS["cuda"] = OptimizerKernels(_optimizer_step, _optimizer_norms)
+    linear = _kernel("linear", "linear", ops.reference_linear)
+    implement(ops.quantize_rows, _kernel("linear", "quantize_rows", reference.quantize_rows), "CUDA")
+    implement(ops.linear, linear, "CUDA")
+    implement(ops.input_gradient, _kernel("gradient", "input_gradient", matmul_input_gradient), "CUDA")
+    LINEAR_KERNELS["cuda"] = linear
+    OPTIMIZER_KERNELS["cuda"] = OptimizerKernels(
+        _kernel("optimizer", "step", reference.optimizer_step, at=1),
+        _kernel("optimizer", "norms", reference.optimizer_norms, at=1),
+    )

@@ -34,9 +34,7 @@ def launch(kernel: Any, programs: int, arguments: Sequence[Any], constants: dict
     arguments: tensors, ints and floats, in the kernel's order, in which its constants come last. constants:
     its `tl.constexpr` parameters, and options of the compiler, by name.
     """
-    key = (
-        id(kernel), arguments[0].device, tuple(constants.values()), *map(_kind, arguments)
-    )  # fmt: skip
+    key = (id(kernel), arguments[0].device, tuple(constants.values()), *map(_kind, arguments))
     found = _COMPILED.get(key)
     if found is not None:
         compiled, values = found

@@ -1,21 +1,25 @@
 """Blocks of optimizer state to codes of the dynamic code book and back (docs/numerics.md, "Optimizers")."""
 
-import struct
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from llmint8 import numerics
-from llmint8.backends.triton.kernels.rows import INFINITY_BITS, ONE_BITS, magnitude_bits
+from llmint8.backends.triton.kernels.rows import (
+    INFINITY_BITS,
+    ONE_BITS,
+    float_bits,
+    magnitude_bits,
+    zero_rows,
+)
 from llmint8.reference.blockwise import dynamic_code_book, zero_code
 
 #: A magnitude's upper 16 bits name its cell, so narrow that it holds one midpoint between magnitudes at most.
 #: Below 2^-23 all is nearest to zero: one cell; the last one starts at 1.
 _BELOW_FIRST_CELL, _LAST_CELL = 0x33FF, 0x3F80
 BELOW_FIRST_CELL = tl.constexpr(_BELOW_FIRST_CELL)
-SMALLEST_NORMAL_BITS = tl.constexpr(struct.unpack("<i", struct.pack("<f", numerics.SMALLEST_NORMAL))[0])
+SMALLEST_NORMAL_BITS = tl.constexpr(float_bits(numerics.SMALLEST_NORMAL))
 BLOCK = tl.constexpr(numerics.OPTIMIZER_BLOCK)
 CELLS = tl.constexpr(_LAST_CELL - _BELOW_FIRST_CELL + 1)
 #: The code of 0 in a signed book; in an unsigned one it is 0.
@@ -58,8 +62,7 @@ def store_state(state, absmax, cells, values, at, inside, blocks, blocks_inside,
         usable = (largest >= SMALLEST_NORMAL_BITS) & (largest < INFINITY_BITS)
         scale = tl.where(usable, largest, ONE_BITS).to(tl.float32, bitcast=True)
         inverse = tl.div_rn(1.0, scale)
-        usable_bits = tl.where(usable, -1, 0)
-        values = (values.to(tl.int32, bitcast=True) & usable_bits[:, None]).to(tl.float32, bitcast=True)
+        values = zero_rows(values, usable)
         bits = magnitude_bits(values * inverse[:, None])
         cell = tl.maximum(bits >> 16, BELOW_FIRST_CELL) - BELOW_FIRST_CELL
         k = (tl.load(cells + SIGNED * CELLS + cell) + (bits & 0xFFFF)) >> 16

@@ -16,8 +16,15 @@ OUTLIER_MAX = tl.constexpr(float(numerics.OUTLIER_MAX))
 MAGNITUDE_MAX = tl.constexpr(float(numerics.MAGNITUDE_MAX))
 DIGIT_BASE = tl.constexpr(numerics.DIGIT_BASE)
 AUTO_FACTOR = tl.constexpr(numerics.AUTO_FACTOR)
-#: The bits of float32 numbers.
-TINY_BITS = tl.constexpr(struct.unpack("<i", struct.pack("<f", numerics.TINY))[0])
+
+
+def float_bits(value: float) -> int:
+    """The bits of a float32."""
+    bits: int = struct.unpack("<i", struct.pack("<f", value))[0]
+    return bits
+
+
+TINY_BITS = tl.constexpr(float_bits(numerics.TINY))
 INFINITY_BITS = tl.constexpr(0x7F800000)
 ONE_BITS = tl.constexpr(0x3F800000)
 #: Added and taken away again, it leaves a float32 below 2^22 rounded half to even.
@@ -95,15 +102,19 @@ def row_scales(x, rows, m, k, threshold, RULE: tl.constexpr, BLOCK_M: tl.constex
 
 
 @triton.jit
-def quantized(x, inverse):
-    """q int32 [rows, columns] of values and the inverse scales [rows] of their rows.
+def zero_rows(x, keep):
+    """x float32 [rows, columns], zero in the rows that keep [rows] does not name, whatever they hold.
 
-    What is not finite is masked by bits: Triton 3.9 cannot hand a two-dimensional condition from one layout
-    to another.
+    Masked by bits: Triton 3.9 cannot hand a two-dimensional condition from one layout to another.
     """
-    usable = tl.where(inverse > 0.0, -1, 0)
-    bits = x.to(tl.int32, bitcast=True) & usable[:, None]
-    return rounded(bits.to(tl.float32, bitcast=True) * inverse[:, None])
+    mask = tl.where(keep, -1, 0)
+    return (x.to(tl.int32, bitcast=True) & mask[:, None]).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def quantized(x, inverse):
+    """q int32 [rows, columns] of values and the inverse scales [rows] of their rows; 0 where that is 0."""
+    return rounded(zero_rows(x, inverse > 0.0) * inverse[:, None])
 
 
 @triton.jit
