@@ -114,15 +114,12 @@ class BlockwiseOptimizer(torch.optim.Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        devices = set()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._step_parameter(parameter, {**group, **self.overrides.get(parameter, {})})
-                    devices.add(parameter.device)
         if self.pages is not None:
-            for device in devices:
-                self.pages.settle(device)
+            self.pages.settle()
         return loss
 
     def _step_parameter(self, parameter: Tensor, options: dict[str, Any]) -> None:

@@ -32,9 +32,10 @@ class Pages:
 
     resident_bytes: int = 64 << 20
     _maps: dict[int, mmap.mmap] = field(default_factory=dict)
+    _gpus: set[torch.device] = field(default_factory=set)  # from which pieces are on their way back
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"resident_bytes": self.resident_bytes, "_maps": {}}
+        return {"resident_bytes": self.resident_bytes, "_maps": {}, "_gpus": set()}
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """A tensor for parameters on a device: in a file of its own in the folder for temporary files, or in
@@ -72,7 +73,7 @@ class Pages:
         self, rule: Rule, p: Tensor, g: Tensor, states: list[Tensor], absmax: list[Tensor | None],
         common: Common, constants: list[float],
     ) -> None:  # fmt: skip
-        """`ops.optimizer_step`, piece by piece."""
+        """`ops.optimizer_step`, piece by piece; see `settle`."""
         bytes_per_element = sum(state.element_size() for state in states)
         blocks = max(1, self.resident_bytes // (bytes_per_element * OPTIMIZER_BLOCK))
         flat_p, flat_g, flat = p.view(-1), g.view(-1), [state.view(-1) for state in states]
@@ -89,12 +90,13 @@ class Pages:
                 if updated is not part:
                     part.copy_(updated, non_blocking=True)
             self._release(states)
+        if p.is_cuda:
+            self._gpus.add(p.device)
 
-    @staticmethod
-    def settle(device: torch.device) -> None:
-        """Wait until the states of parameters on a device have come back from it."""
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
+    def settle(self) -> None:
+        """Wait until all states have come back from the GPUs, where `step` does not."""
+        while self._gpus:
+            torch.cuda.current_stream(self._gpus.pop()).synchronize()
 
     def _release(self, states: list[Tensor]) -> None:
         for state in states:
