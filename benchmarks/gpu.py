@@ -30,15 +30,15 @@ def shape(text: str) -> tuple[int, int]:
     return int(k), int(n)
 
 
-def check(device: str, shapes, rows, replays: int, capture) -> bool:
+def check(shapes, rows, replays: int) -> bool:
     """Whether all bits are right; says what is not."""
     good = True
-    for name, wrong in gpu.check_layers(device, shapes, rows):
+    for name, wrong in gpu.check_layers("cuda", shapes, rows):
         print(f"{name}: {'the bits of the CPU' if not wrong else f'{wrong} outputs have other bits'}")
         good = good and not wrong
     (k, n), m = shapes[0], min(16, max(rows))
     with progress("Replaying a CUDA graph with other outliers") as step:
-        wrong = gpu.check_replays(device, k, n, m, replays, step, capture)
+        wrong = gpu.check_replays("cuda", k, n, m, replays, step, gpu.capture_graph)
     print(f"{replays} replays of {k}×{n}, M={m}, with other outliers each: {wrong} wrong\n")
     return good and not wrong
 
@@ -89,7 +89,7 @@ def main() -> None:
         sys.exit(f"there is nothing to time here: {kernels.detail}")
     shapes = [shape(text) for text in arguments.shapes.split(",")]
     rows = [int(text) for text in arguments.rows.split(",")]
-    if not check("cuda", shapes, rows, arguments.replays, gpu.capture_graph):
+    if not check(shapes, rows, arguments.replays):
         sys.exit("wrong bits: nothing is timed")
     with progress("Timing layers") as step:
         layers = gpu.run_gpu_benchmark(

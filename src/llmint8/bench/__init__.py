@@ -5,7 +5,7 @@ from llmint8.bench.limits import Limits, measure_limits
 from llmint8.bench.measure import run_benchmark
 from llmint8.bench.memory import extra_memory
 from llmint8.bench.picture import draw
-from llmint8.bench.result import Benchmark, Point, geometric_mean
+from llmint8.bench.result import Benchmark, Point, geometric_mean, headline
 
 __all__ = [
     "Benchmark",
@@ -15,6 +15,7 @@ __all__ = [
     "draw",
     "extra_memory",
     "geometric_mean",
+    "headline",
     "measure_limits",
     "run_benchmark",
 ]

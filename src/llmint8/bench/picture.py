@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from llmint8.bench.candidates import FLOATS, INT_MM, OURS, PLAIN, SECOND_DIGIT
-from llmint8.bench.result import Benchmark, Point
+from llmint8.bench.result import Benchmark, Point, headline
 from llmint8.plotting import require_matplotlib
 
 #: Colour and line of each candidate. Ours share a colour; the three floats are shades of another.
@@ -49,7 +49,7 @@ def draw(benchmark: Benchmark) -> bytes:
     columns = 3 if across == 1 else 4
     figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(
-        f"Speed of one linear layer: G operations/s, higher is better\n{benchmark.headline()}",
+        f"Speed of one linear layer: G operations/s, higher is better\n{headline(benchmark.environment)}",
         fontsize=12,
     )
     buffer = io.BytesIO()

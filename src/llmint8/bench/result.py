@@ -12,6 +12,13 @@ from llmint8.bench.limits import Limits
 from llmint8.bench.memory import bound
 
 
+def headline(environment: dict[str, Any]) -> str:
+    """The machine, and what runs on it, in a line."""
+    threads = "1 thread" if environment["threads"] == 1 else f"{environment['threads']} threads"
+    where = environment["gpu"] if "gpu" in environment else f"{environment['cpu']}, {threads}"
+    return f"{where}, torch {environment['torch']}, kernels {environment['kernels']}"
+
+
 @dataclass(frozen=True)
 class Point:
     """One layer and number of rows.
@@ -47,13 +54,6 @@ class Benchmark:
     environment: dict[str, Any]
     limits: Limits
     points: list[Point]
-
-    def headline(self) -> str:
-        """The machine in a line."""
-        about = self.environment
-        threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
-        where = about["gpu"] if "gpu" in about else f"{about['cpu']}, {threads}"
-        return f"{where}, torch {about['torch']}, kernels {about['kernels']}"
 
     def names(self) -> list[str]:
         """Every candidate, whether it ran or not, in the order of measurement."""

@@ -36,12 +36,14 @@ def draw_layers(found: Benchmark) -> bytes:
 
 def show_layers(found: Benchmark) -> None:
     """The tables on stdout, remarks on stderr."""
+    from llmint8.bench import headline
+
     console = stdout()
     if not console.is_terminal:
         console.width = WIDTH
     about = found.environment
     console.print(
-        f"{found.headline()}\n"
+        f"{headline(about)}\n"
         f"limits: memory {found.limits.bytes_per_second / 1e9:.1f} GB/s, "
         f"int8 {found.limits.operations_per_second / 1e9:.0f} G operations/s\n",
         highlight=False,

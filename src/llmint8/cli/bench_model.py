@@ -68,16 +68,12 @@ def draw_model(found: ModelBenchmark) -> bytes:
 
 def show_model(found: ModelBenchmark) -> None:
     """A table for each workload on stdout, who did not run and why on stderr."""
+    from llmint8.bench import headline
+
     console = stdout()
     if not console.is_terminal:
         console.width = WIDTH
-    about = found.environment
-    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
-    console.print(
-        f"{found.model}: {about['cpu']}, {threads}, torch {about['torch']}, kernels {about['kernels']}\n",
-        highlight=False,
-        markup=False,
-    )
+    console.print(f"{found.model}: {headline(found.environment)}\n", highlight=False, markup=False)
     for index, load in enumerate(found.workloads):
         rows = "1 prompt" if load.batch == 1 else f"{load.batch} prompts at once"
         title = f"{rows} of {load.prompt_tokens} tokens, {load.new_tokens} new tokens each"

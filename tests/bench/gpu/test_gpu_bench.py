@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmint8 import ops
-from llmint8.bench import candidates, draw, peers
+from llmint8.bench import candidates, draw, headline, peers
 from llmint8.bench.gpu import (
     GpuTimer,
     Llama,
@@ -55,7 +55,7 @@ def test_layers_in_graphs_and_call_by_call(monkeypatch, capsys):
     assert steps == [(1, 2), (2, 2)]
     for way, benchmark in found.items():
         assert [(p.k, p.n, p.m) for p in benchmark.points] == [(32, 16, 1), (32, 16, 20)]
-        assert benchmark.headline().startswith(f"cpu, {way}, torch ")
+        assert headline(benchmark.environment).startswith(f"cpu, {way}, torch ")
         point = benchmark.points[0]
         fastest = min(point.seconds["bfloat16"], point.seconds["float16"])
         assert point.half_ratio() == fastest / point.seconds["llmint8 6.0"]
@@ -68,10 +68,9 @@ def test_layers_in_graphs_and_call_by_call(monkeypatch, capsys):
 def test_right_bits_and_wrong_ones(monkeypatch):
     given = "cpu", [(40, 24), (16, 8)], [1, 5]
     assert [wrong for _, wrong in check_layers(*given)] == [0, 0, 0, 0]
-    real, calls = ops.linear, []
+    real = ops.linear
 
     def wrong_at_times(x, *arguments):
-        calls.append(x)
         y = real(x, *arguments)
         return -y if len(x) == 5 else y
 

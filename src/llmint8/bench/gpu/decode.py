@@ -13,7 +13,7 @@ from torch import nn
 
 from llmint8.bench import peers
 from llmint8.bench.timing import one_line
-from llmint8.convert import quantize_model
+from llmint8.convert import quantize_model, replace_modules
 
 _TIMINGS = 3
 
@@ -42,25 +42,23 @@ class Decoding:
 
 
 def _build(shape: Llama, device: str) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(**asdict(shape), max_position_embeddings=4096)
     torch.manual_seed(0)
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            return LlamaForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(dtype)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
 
 def _with_bitsandbytes(model: Any) -> None:
     """Replace the linear layers of the decoder by bitsandbytes'."""
-    for parent in model.model.modules():
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, peers.build("bitsandbytes", child.weight.float(), 1)[0])
+    names = [name for name, module in model.model.named_modules() if isinstance(module, nn.Linear)]
+
+    def build(_: str, module: nn.Module) -> nn.Module:
+        weight: Any = module.weight
+        return peers.build("bitsandbytes", weight.float(), 1)[0]
+
+    replace_modules(model.model, names, build)
 
 
 def _forms() -> dict[str, Callable[[Any], object]]:
