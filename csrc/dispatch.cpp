@@ -2,6 +2,10 @@
 
 #if defined(LLMINT8_X86)
 #include <cpuid.h>
+#if defined(LLMINT8_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(LLMINT8_ARM64) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -21,11 +25,25 @@ const KernelTable* const kTables[] = {
     &kAvxVnniTable,
 #endif
     &kAvx512VnniTable,
+#if defined(LLMINT8_AMX)
+    &kAmxTable,
+#endif
 #elif defined(LLMINT8_ARM64)
     &kNeonTable,
     &kNeonDotTable,
 #endif
 };
+
+#if defined(LLMINT8_AMX)
+// Its registers are large: Linux saves them only for a process that has asked (arch_prctl(2)).
+bool has_amx() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;  // CPUID leaf 7, EDX
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kTile) == 0 || (edx & kInt8) == 0) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 #if defined(LLMINT8_X86)
 uint32_t x86_features() {
@@ -44,12 +62,18 @@ uint32_t x86_features() {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vnni")) {
         features |= LLMINT8_CPU_AVX512_VNNI;
+#if defined(LLMINT8_AMX)
+        if (has_amx()) features |= LLMINT8_CPU_AMX_INT8;
+#endif
     }
 #if defined(LLMINT8_EMULATE_AVX512)
     features |= LLMINT8_CPU_AVX512_VNNI;
 #endif
 #if defined(LLMINT8_EMULATE_AVXVNNI)
     features |= LLMINT8_CPU_AVXVNNI;
+#endif
+#if defined(LLMINT8_EMULATE_AMX)
+    features |= LLMINT8_CPU_AMX_INT8;
 #endif
     return features;
 }

@@ -42,14 +42,10 @@ struct KernelTable {
     const char* name;
     uint32_t required_features;  // LLMINT8_CPU_* bits
 
-    // Columns that one unit of work computes; a multiple of what the kernel keeps in registers.
+    // Columns that the work is divided by; a multiple of what the kernel keeps in registers.
     int64_t column_tile;
 
-    // Bytes of a digit of the activations: 1 or 2.
-    int64_t digit_bytes;
-
-    // Digits in a high unit of a plain row: what a dot product loads at once. Divides 64.
-    int64_t unit;
+    DigitLayout layout;
 
     // How many rows the kernel wants interleaved when there are m of them; 1 means plain rows.
     int64_t (*rows_per_block)(int64_t m);
@@ -62,7 +58,7 @@ struct KernelTable {
     RowScale (*quantize_row)(const void* x, int dtype, int64_t k, float threshold, float* widened, int8_t* lo,
                              int8_t* hi);
 
-    // All rows of y, columns [begin, end): at most column_tile of them.
+    // All rows of y, columns [begin, end); begin is a multiple of column_tile.
     void (*linear_columns)(const LinearCall& call, int64_t begin, int64_t end, void* scratch);
 };
 
@@ -73,6 +69,9 @@ extern const KernelTable kAvx2Table;
 extern const KernelTable kAvxVnniTable;
 #endif
 extern const KernelTable kAvx512VnniTable;
+#if defined(LLMINT8_AMX)
+extern const KernelTable kAmxTable;
+#endif
 #elif defined(LLMINT8_ARM64)
 extern const KernelTable kNeonTable;
 extern const KernelTable kNeonDotTable;

@@ -74,7 +74,7 @@ struct Group {
     }
 
     static QuantizedRows digits(const KernelTable& kernels, int64_t m, int64_t k) {
-        return QuantizedRows(m, k, kernels.rows_per_block(m), kernels.digit_bytes, kernels.unit);
+        return QuantizedRows(m, k, kernels.rows_per_block(m), kernels.layout);
     }
 
     QuantizedRows rows;
@@ -145,9 +145,10 @@ void multiply(const KernelTable& kernels, int threads, const Group& group) {
         int64_t first = 0;  // tile of the call
         for (const LinearCall& call : group.calls) {
             const int64_t own = (call.n + tile - 1) / tile;
-            for (int64_t i = std::max(begin, first); i < std::min(end, first + own); ++i) {
-                const int64_t n = (i - first) * tile;
-                kernels.linear_columns(call, n, std::min(call.n, n + tile), memory.get() + thread * scratch);
+            const int64_t from = std::max(begin, first) - first, to = std::min(end, first + own) - first;
+            if (from < to) {
+                kernels.linear_columns(call, from * tile, std::min(call.n, to * tile),
+                                       memory.get() + thread * scratch);
             }
             first += own;
         }
@@ -189,7 +190,7 @@ void linear_group(const KernelTable& kernels, int threads, const LinearCall* cal
     }
     int64_t width = padded(k);
     for (int64_t i = 0; i < count; ++i) width += padded(calls[i].p);
-    const int64_t row_bytes = 2 * width * kernels.digit_bytes, size = first.dtype == LLMINT8_FLOAT32 ? 4 : 2;
+    const int64_t row_bytes = 2 * width * kernels.layout.digit_bytes, size = first.dtype == LLMINT8_FLOAT32 ? 4 : 2;
     const int64_t most = std::max(kLeastRows, kChunkBytes / std::max<int64_t>(1, row_bytes));
     const int64_t chunks = (m + most - 1) / most;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {

@@ -45,21 +45,25 @@ inline void copy_digits(const int8_t* from, int64_t count, Digit* to) {
     }
 }
 
-// Plain rows to words of each row in turn.
-template <class Digit>
+// Plain rows to groups of kDigits digits of each row in turn.
+template <int kDigits, class Digit>
 void interleave(const int8_t* from, int64_t rows, int64_t padded_k, Digit* to) {
-    constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit));
     if (rows == 1) return copy_digits(from, padded_k, to);
     for (int64_t r = 0; r < rows; ++r) {
         const int8_t* row = from + r * padded_k;
-        Digit* at = to + r * kWord;
-        for (int64_t i = 0; i < padded_k; i += kWord) copy_digits(row + i, kWord, at + i * rows);
+        Digit* at = to + r * kDigits;
+        for (int64_t i = 0; i < padded_k; i += kDigits) copy_digits(row + i, kDigits, at + i * rows);
     }
 }
 
-// What a word costs a kernel, in words of the dense product: listed for a block, whose rows share the loads
-// of the weight, and listed for a row, which has them for itself and waits for them.
-constexpr double kSharedCost = 1.15, kOwnCost = 2.5;
+template <class Digit>
+void interleave(int64_t group, const int8_t* from, int64_t rows, int64_t padded_k, Digit* to) {
+    if (group == kWordBytes) {
+        interleave<kWordBytes / sizeof(Digit)>(from, rows, padded_k, to);
+    } else {
+        interleave<kPadding / sizeof(Digit)>(from, rows, padded_k, to);
+    }
+}
 
 // Bytes between blocks: plain rows a power of two apart would all fall into one set of the cache.
 constexpr int64_t kSkew = 64;
@@ -76,14 +80,14 @@ Buffer allocate(int64_t bytes) {
     return Buffer(static_cast<uint8_t*>(p));
 }
 
-QuantizedRows::QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64_t digit_bytes, int64_t unit)
-    : m_(m),
+QuantizedRows::QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, const DigitLayout& layout)
+    : layout_(layout),
+      m_(m),
       k_(k),
       padded_k_(round_up(k, kPadding)),
-      digit_bytes_(digit_bytes),
       blocks_((m + rows_per_block - 1) / rows_per_block),
-      unit_(rows_per_block == 1 ? unit : kWordBytes / digit_bytes) {
-    const int64_t digits = 2 * m * padded_k_ * digit_bytes + blocks_ * kSkew;
+      unit_(rows_per_block == 1 ? layout.unit : kWordBytes / layout.digit_bytes) {
+    const int64_t digits = 2 * m * padded_k_ * layout.digit_bytes + blocks_ * kSkew;
     const int64_t block_bytes = round_up(blocks_ * static_cast<int64_t>(sizeof(Block)), 64);
     memory_ = allocate(digits + block_bytes + m * static_cast<int64_t>(sizeof(Row)));
     digits_ = memory_.get();
@@ -105,12 +109,12 @@ High QuantizedRows::choose_form(const Block& block, const int8_t* hi, uint8_t* u
         most = std::max(most, row.units.count);
     }
     const int64_t shared = std::count(used, used + units, 1);
-    const double shared_cost = kSharedCost * static_cast<double>(block.rows * shared);
-    const double own_cost = kOwnCost * static_cast<double>(total);
+    const double shared_cost = layout_.shared_cost * static_cast<double>(block.rows * shared);
+    const double own_cost = layout_.own_cost * static_cast<double>(total);
     double cost = static_cast<double>(block.rows * ((k_ + unit_ - 1) / unit_));
     High form = High::kWhole;
     // A list and its digits must also fit where the whole row would lie.
-    if (block.rows > 1 && 4 * shared <= 3 * units && shared_cost < cost)
+    if (block.rows > 1 && 4 * round_up(shared, units_per_group()) <= 3 * units && shared_cost < cost)
         form = High::kShared, cost = shared_cost;
     if (2 * most <= units && own_cost < cost) form = High::kOwn;
     return form;
@@ -122,18 +126,25 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, ui
     block.high = choose_form(block, hi, used);
     if (block.high == High::kWhole) {
         block.units = {to, nullptr, units};
-        interleave(hi, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
+        interleave(layout_.group, hi, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
     } else if (block.high == High::kShared) {
-        const int64_t shared = std::count(used, used + units, 1);
+        const int64_t shared = std::count(used, used + units, 1), per_group = units_per_group();
+        const int64_t groups = round_up(shared, per_group) / per_group, group = per_group * unit_;
         auto* digits = reinterpret_cast<Digit*>(to);
-        auto* index = reinterpret_cast<uint16_t*>(to + shared * block.rows * unit_bytes);
+        auto* index = reinterpret_cast<uint16_t*>(to + groups * block.rows * layout_.group);
         block.units = {digits, index, shared};
+        if (groups * per_group > shared) {
+            std::memset(digits + (groups - 1) * block.rows * group, 0,
+                        static_cast<size_t>(block.rows * layout_.group));
+        }
+        int64_t count = 0;
         for (int64_t u = 0; u < units; ++u) {
             if (used[u] == 0) continue;
-            *index++ = static_cast<uint16_t>(u);
-            for (int64_t r = 0; r < block.rows; ++r, digits += unit_) {
-                copy_digits(hi + r * padded_k_ + u * unit_, unit_, digits);
+            Digit* at = digits + count / per_group * block.rows * group + count % per_group * unit_;
+            for (int64_t r = 0; r < block.rows; ++r) {
+                copy_digits(hi + r * padded_k_ + u * unit_, unit_, at + r * group);
             }
+            index[count++] = static_cast<uint16_t>(u);
         }
     } else {
         for (int64_t r = 0; r < block.rows; ++r, to += units * unit_bytes) {
@@ -156,7 +167,7 @@ template <class Digit>
 void QuantizedRows::store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used,
                                  uint8_t* to) {
     block.lo = to;
-    interleave(lo, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
+    interleave(layout_.group, lo, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
     to += block.rows * padded_k_ * static_cast<int64_t>(sizeof(Digit));
     if (block.high != High::kNone) store_high<Digit>(block, hi, used, to);
 }
@@ -169,8 +180,8 @@ void QuantizedRows::store(int64_t b, const int8_t* lo, const int8_t* hi, const R
         row_[block.begin + r] = {scales[r], {}};
         if (scales[r].has_high) block.high = High::kOwn;
     }
-    uint8_t* to = digits_ + 2 * block.begin * padded_k_ * digit_bytes_ + b * kSkew;
-    if (digit_bytes_ == 1) {
+    uint8_t* to = digits_ + 2 * block.begin * padded_k_ * layout_.digit_bytes + b * kSkew;
+    if (layout_.digit_bytes == 1) {
         store_digits<int8_t>(block, lo, hi, scratch, to);
     } else {
         store_digits<int16_t>(block, lo, hi, scratch, to);

@@ -1,13 +1,14 @@
 // Quantised activations as a type: where the digits of each row lie, and which of them are outliers.
 //
 // Digits are int8 or, for kernels that multiply 16-bit integers, int16. Rows are grouped in blocks of nearly
-// equal size; inside a block, words of four bytes (4 or 2 consecutive digits) of each row alternate
-// ([word][row][4]), so that a kernel which handles a block at a time reads one stream. A block of one row is
-// simply that row.
+// equal size; inside a block, groups of a kernel's choice of each row alternate ([group][row][bytes]), so that
+// a kernel which handles a block at a time reads one stream. A block of one row is simply that row.
 //
 // High digits are mostly zero, so a block keeps them in whichever form costs its kernel least: not at all, as
 // a list of the units that hold a non-zero one (one list for all rows where they share their outliers, else
-// one for each row), or whole, as the low digits. A unit is a word, or in a plain row what the kernel asks.
+// one for each row), or whole, as the low digits. A unit is a word of four bytes (4 or 2 consecutive digits),
+// or in a plain row what the kernel asks. Units listed for a block are in groups as the low digits, with zeros
+// after the last.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +39,15 @@ struct RowScale {
     bool has_high;
 };
 
+// What a kernel asks of the digits.
+struct DigitLayout {
+    int64_t digit_bytes;  // 1 or 2
+    int64_t unit;         // digits in a high unit of a plain row: what a dot product loads at once; divides 64
+    int64_t group;        // bytes of a row in a group: a word, or as many as rows are padded to
+    // What a high unit costs the kernel, in those of the dense product: listed for a block or for a row.
+    double shared_cost, own_cost;
+};
+
 // Units that hold a non-zero high digit: their digits ([unit][row] of the block or row), and which they are.
 struct HighUnits {
     const void* digits;
@@ -66,8 +76,7 @@ struct Row {
 
 class QuantizedRows {
   public:
-    // unit: digits in a high unit of a plain row, which is a row of a block of one.
-    QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, int64_t digit_bytes, int64_t unit);
+    QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, const DigitLayout& layout);
 
     LLMINT8_INLINE int64_t m() const { return m_; }
     LLMINT8_INLINE int64_t k() const { return k_; }
@@ -87,13 +96,17 @@ class QuantizedRows {
     void store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales, uint8_t* scratch);
 
   private:
+    int64_t units_per_group() const { return layout_.group / kWordBytes; }
+
     template <class Digit>
     void store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used, uint8_t* to);
     template <class Digit>
     void store_high(Block& block, const int8_t* hi, uint8_t* used, uint8_t* to);
     High choose_form(const Block& block, const int8_t* hi, uint8_t* used);
 
-    int64_t m_, k_, padded_k_, digit_bytes_, blocks_, unit_;
+    DigitLayout layout_;
+    int64_t m_, k_, padded_k_, blocks_;
+    int64_t unit_;  // digits of one: of a plain row, or a word
     Buffer memory_;
     uint8_t* digits_;  // of each block: low, then high
     Block* block_;

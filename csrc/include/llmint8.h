@@ -31,7 +31,8 @@ enum {
     LLMINT8_CPU_AVX512_VNNI = 2,
     LLMINT8_CPU_AVXVNNI = 4,
     LLMINT8_CPU_NEON = 8,
-    LLMINT8_CPU_NEON_DOTPROD = 16
+    LLMINT8_CPU_NEON_DOTPROD = 16,
+    LLMINT8_CPU_AMX_INT8 = 32
 };
 
 LLMINT8_API int32_t llmint8_abi_version(void);
@@ -39,11 +40,12 @@ LLMINT8_API int32_t llmint8_abi_version(void);
 /* What went wrong in the last failed call on this thread; empty if nothing did. */
 LLMINT8_API const char* llmint8_last_error(void);
 
-/* What this CPU and its operating system offer, as LLMINT8_CPU_* bits. */
+/* What this CPU and its operating system offer, as LLMINT8_CPU_* bits. On Linux the process is allowed the
+ * registers of AMX by this, if it is not yet. */
 LLMINT8_API uint32_t llmint8_cpu_features(void);
 
 /* The instruction sets this library was built with, slowest first: "scalar", then on x86-64 "avx2", "avxvnni"
- * (if the compiler knows it), "avx512vnni", on 64-bit ARM "neon", "neondot". */
+ * (if the compiler knows it), "avx512vnni", "amx" (likewise), on 64-bit ARM "neon", "neondot". */
 LLMINT8_API int32_t llmint8_isa_count(void);
 LLMINT8_API const char* llmint8_isa_name(int32_t isa);
 

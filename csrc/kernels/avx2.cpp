@@ -67,7 +67,7 @@ inline void transpose(__m256i (&v)[8]) {
     for (int i = 0; i < 8; ++i) v[i] = t[i];
 }
 
-struct Avx2 {
+struct Avx2 : WordBlocks<Avx2> {
     using Digit = int16_t;
     using Panel = int16_t;
     static constexpr int kColumns = 16;  // a panel: two registers of 8 columns

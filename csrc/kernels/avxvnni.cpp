@@ -82,7 +82,7 @@ inline void transpose_halves(__m256i (&v)[4]) {
     v[3] = _mm256_unpackhi_epi64(high01, high23);
 }
 
-struct AvxVnni {
+struct AvxVnni : WordBlocks<AvxVnni> {
     using Digit = int8_t;
     using Panel = uint8_t;
     static constexpr int kColumns = 16;    // a panel: two registers of 8 columns

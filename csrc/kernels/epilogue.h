@@ -13,7 +13,11 @@ namespace {
 // The scales and biases of one tile of columns, widened; columns past the end are zero.
 template <int kColumns>
 struct ColumnScales {
-    ColumnScales(const LinearCall& call, int64_t begin, int64_t end) : has_bias(call.bias != nullptr) {
+    ColumnScales() = default;
+    ColumnScales(const LinearCall& call, int64_t begin, int64_t end) { set(call, begin, end); }
+
+    void set(const LinearCall& call, int64_t begin, int64_t end) {
+        has_bias = call.bias != nullptr;
         const int64_t count = end - begin;
         for (int64_t i = 0; i < count; ++i) scale[i] = call.absmax[begin + i] / kCodeMax;
         if (has_bias) {
@@ -22,7 +26,7 @@ struct ColumnScales {
         }
     }
 
-    bool has_bias;
+    bool has_bias = false;
     float scale[kColumns] = {};
     float bias[kColumns] = {};
 };

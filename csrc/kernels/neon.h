@@ -46,7 +46,7 @@ inline void transpose(int8x16_t (&v)[4]) {
 }
 
 template <class Ops>
-struct Neon {
+struct Neon : WordBlocks<Neon<Ops>> {
     using Digit = int8_t;
     using Panel = int8_t;
     using Sum = typename Ops::Sum;

@@ -15,8 +15,8 @@
 //   dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows
 //   dot_units(columns, units, sums)          the same for the listed units of one row
 //   pack_panel(product, begin, end, panel)   weight rows [begin, end), repeated to kColumns
-//   tile<R>(panel, digits, words, sums)      sums[r][0 .. kColumns) of an interleaved block of R rows
-//   tile_units<R>(panel, units, sums)        the same for the listed words
+//   tile_units<1>(panel, units, sums)        sums[0][0 .. kColumns) of the listed words of one row
+// and how it multiplies a block of rows, as WordBlocks says.
 #pragma once
 
 #include "kernels/epilogue.h"
@@ -40,11 +40,14 @@ inline void undo_offset(int32_t* sums, int32_t digit_sum) {
 }
 
 // Digits of a plain row, low or high, and where their sums go.
-template <class Isa>
-struct DotRow {
-    const Digit<Isa>* digits;
+template <class Digit>
+struct RowSums {
+    const Digit* digits;
     int32_t* sums;
 };
+
+template <class Isa>
+using DotRow = RowSums<Digit<Isa>>;
 
 // Calls a microkernel of the Isa with the number of rows as a constant.
 template <class Isa, int kRows>
@@ -85,6 +88,34 @@ struct Rows<Isa, 0> {
     static void dot(int64_t, const DotColumns<Isa>&, const DotRow<Isa>*, int64_t, int64_t) {}
     static void tile(int64_t, const typename Isa::Panel*, const void*, int64_t, Sums) {}
     static void tile_units(int64_t, const typename Isa::Panel*, const HighUnits&, Sums) {}
+};
+
+// The base of an Isa that multiplies a block of R rows word by word, with more members:
+//   tile<R>(panel, digits, words, sums)      sums[r][0 .. kColumns) of an interleaved block of R rows
+//   tile_units<R>(panel, units, sums)        the same for the listed words
+template <class Isa>
+struct WordBlocks {
+    static constexpr int kPanels = 1;              // panels that stay in the cache while all rows pass
+    static constexpr int64_t kGroup = kWordBytes;  // bytes of each row that alternate in a block
+
+    // See DigitLayout. Listed words of a block share the loads of the weight; a row has them for itself and
+    // waits for them.
+    static constexpr double kSharedCost = 1.15, kOwnCost = 2.5;
+
+    // What a thread sets up for the blocks of a call.
+    struct Unit {};
+
+    // All sums of a block.
+    template <class Panel, class Sums>
+    static void block(Unit&, int64_t rows, const Panel* panel, const void* digits, int64_t words, Sums sums) {
+        Rows<Isa, Isa::kMaxRows>::tile(rows, panel, digits, words, sums);
+    }
+
+    // Those of words that are listed for all rows.
+    template <class Panel, class Sums>
+    static void block_units(Unit&, int64_t rows, const Panel* panel, const HighUnits& units, Sums sums) {
+        Rows<Isa, Isa::kMaxRows>::tile_units(rows, panel, units, sums);
+    }
 };
 
 // The sums of up to kRows rows of a product in one tile of columns.
@@ -131,15 +162,15 @@ void few_rows_sums(const Product& product, int64_t begin, int64_t end, TileSums<
 
 // One block of rows times one panel.
 template <class Isa>
-void block_sums(const QuantizedRows& rows, int64_t b, const typename Isa::Panel* panel,
-                TileSums<Isa, Isa::kMaxRows>& sums) {
-    using OneOf = Rows<Isa, Isa::kMaxRows>;
+void block_sums(typename Isa::Unit& unit, const QuantizedRows& rows, int64_t b,
+                const typename Isa::Panel* panel, TileSums<Isa, Isa::kMaxRows>& sums) {
     constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit<Isa>));
     const int64_t words = (rows.k() + kWord - 1) / kWord;
     const Block& block = rows.block(b);
-    OneOf::tile(block.rows, panel, block.lo, words, sums.low);
-    if (block.high == High::kShared) OneOf::tile_units(block.rows, panel, block.units, sums.high);
-    if (block.high == High::kWhole) OneOf::tile(block.rows, panel, block.units.digits, words, sums.high);
+    Isa::block(unit, block.rows, panel, block.lo, words, sums.low);
+    if (block.high == High::kShared) Isa::block_units(unit, block.rows, panel, block.units, sums.high);
+    if (block.high == High::kWhole)
+        Isa::block(unit, block.rows, panel, block.units.digits, words, sums.high);
     for (int64_t r = 0; block.high == High::kOwn && r < block.rows; ++r) {
         const Row& row = rows.row(block.begin + r);
         if (row.scale.has_high) Isa::template tile_units<1>(panel, row.units, &sums.high[r]);
@@ -178,19 +209,44 @@ int64_t panel_size(const QuantizedRows& rows) {
     return rows.padded_k() * Isa::kColumns;
 }
 
-// All blocks of many rows, against a panel of the codes and one of the second digits.
+// Elements of a panel of the codes with one of the second digits.
 template <class Isa>
-void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa::Panel* panel) {
-    typename Isa::Panel* second_panel = panel + panel_size<Isa>(*call.rows);
-    Isa::pack_panel(call.codes(), begin, end, panel);
-    if (call.p > 0) Isa::pack_panel(call.second_digits(), begin, end, second_panel);
-    const ColumnScales<Isa::kColumns> columns(call, begin, end);
+int64_t panels_size(const LinearCall& call) {
+    return panel_size<Isa>(*call.rows) + (call.p > 0 ? panel_size<Isa>(*call.outlier_rows) : 0);
+}
+
+// Bytes of panels that leave room in the second-level cache for the rows that pass.
+constexpr int64_t kPanelBytes = 1 << 20;
+
+// Panels that many rows meet together. More of them save nothing unless they outnumber the blocks.
+template <class Isa>
+int64_t panels_at_once(const LinearCall& call) {
+    const int64_t fit = kPanelBytes / (panels_size<Isa>(call) * static_cast<int64_t>(sizeof(typename Isa::Panel)));
+    const int64_t most = Isa::kPanels < fit ? Isa::kPanels : fit, blocks = call.rows->blocks();
+    return most < 1 ? 1 : most < blocks ? most : blocks;
+}
+
+// All blocks of many rows, against up to kPanels panels of the codes and as many of the second digits.
+template <class Isa>
+void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa::Panel* panels) {
+    const int64_t size = panels_size<Isa>(call), first_size = panel_size<Isa>(*call.rows);
+    ColumnScales<Isa::kColumns> columns[Isa::kPanels];
+    const auto last = [&](int64_t n) { return n + Isa::kColumns < end ? n + Isa::kColumns : end; };
+    for (int64_t n = begin, i = 0; n < end; n += Isa::kColumns, ++i) {
+        Isa::pack_panel(call.codes(), n, last(n), panels + i * size);
+        if (call.p > 0) Isa::pack_panel(call.second_digits(), n, last(n), panels + i * size + first_size);
+        columns[i].set(call, n, last(n));
+    }
     TileSums<Isa, Isa::kMaxRows> codes, second;
+    typename Isa::Unit unit;
     for (int64_t b = 0; b < call.rows->blocks(); ++b) {
         const Block& block = call.rows->block(b);
-        block_sums<Isa>(*call.rows, b, panel, codes);
-        if (call.p > 0) block_sums<Isa>(*call.outlier_rows, b, second_panel, second);
-        finish_rows<Isa>(call, columns, begin, end, block.begin, block.rows, codes, second);
+        for (int64_t n = begin, i = 0; n < end; n += Isa::kColumns, ++i) {
+            const typename Isa::Panel* panel = panels + i * size;
+            block_sums<Isa>(unit, *call.rows, b, panel, codes);
+            if (call.p > 0) block_sums<Isa>(unit, *call.outlier_rows, b, panel + first_size, second);
+            finish_rows<Isa>(call, columns[i], n, last(n), block.begin, block.rows, codes, second);
+        }
     }
 }
 
@@ -202,16 +258,21 @@ int64_t rows_per_block(int64_t m) {
 template <class Isa>
 int64_t scratch_bytes(const LinearCall& call) {
     if (call.rows->m() <= Isa::kFewRows) return 0;
-    const int64_t second = call.p > 0 ? panel_size<Isa>(*call.outlier_rows) : 0;
-    return (panel_size<Isa>(*call.rows) + second) * static_cast<int64_t>(sizeof(typename Isa::Panel));
+    return panels_at_once<Isa>(call) * panels_size<Isa>(call) *
+           static_cast<int64_t>(sizeof(typename Isa::Panel));
 }
 
 template <class Isa>
 void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void* scratch) {
-    if (call.rows->m() <= Isa::kFewRows) {
-        few_rows<Isa>(call, begin, end);
-    } else {
-        many_rows<Isa>(call, begin, end, static_cast<typename Isa::Panel*>(scratch));
+    const bool few = call.rows->m() <= Isa::kFewRows;
+    const int64_t step = Isa::kColumns * (few ? 1 : panels_at_once<Isa>(call));
+    for (int64_t n = begin; n < end; n += step) {
+        const int64_t last = n + step < end ? n + step : end;
+        if (few) {
+            few_rows<Isa>(call, n, last);
+        } else {
+            many_rows<Isa>(call, n, last, static_cast<typename Isa::Panel*>(scratch));
+        }
     }
 }
 
@@ -220,8 +281,7 @@ constexpr KernelTable make_table(const char* name, uint32_t required_features) {
     return {name,
             required_features,
             Isa::kColumns,
-            sizeof(Digit<Isa>),
-            Isa::kUnit,
+            {sizeof(Digit<Isa>), Isa::kUnit, Isa::kGroup, Isa::kSharedCost, Isa::kOwnCost},
             rows_per_block<Isa>,
             scratch_bytes<Isa>,
             quantize_row,

@@ -50,7 +50,7 @@ struct RowSums {
     bool has_high;
 };
 
-void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
+void linear_tile(const LinearCall& call, int64_t begin, int64_t end) {
     const ColumnScales<kColumns> columns(call, begin, end);
     for (int64_t row = 0; row < call.rows->m(); ++row) {
         const RowSums sums(call.codes(), row, begin, end);
@@ -64,9 +64,18 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
     }
 }
 
+void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
+    for (int64_t n = begin; n < end; n += kColumns) {
+        linear_tile(call, n, end - n < kColumns ? end : n + kColumns);
+    }
+}
+
+// It has no blocks of several rows; units of a row are skipped where they are zero.
+constexpr DigitLayout kLayout = {1, kUnit, kWordBytes, 1.0, 2.5};
+
 }  // namespace
 
-const KernelTable kScalarTable = {
-    "scalar", 0, kColumns, 1, kUnit, rows_per_block, scratch_bytes, quantize_row, linear_columns};
+const KernelTable kScalarTable = {"scalar",       0,           kColumns,      kLayout, rows_per_block,
+                                  scratch_bytes, quantize_row, linear_columns};
 
 }  // namespace llmint8

@@ -1,0 +1,79 @@
+// The AMX instructions of kernels/amx.cpp in plain C++, as Intel's manual (SDM volume 2) describes them: for
+// tests on CPUs without AMX.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace emulated_amx {
+
+struct Config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+struct Tile {
+    int rows, row_bytes;
+    uint8_t row[16][64];
+};
+
+inline Tile* tiles() {
+    static thread_local Tile all[8];
+    return all;
+}
+
+inline void load_config(const void* from) {
+    Config config;
+    std::memcpy(&config, from, sizeof config);
+    for (int t = 0; t < 8; ++t) tiles()[t] = {config.rows[t], config.row_bytes[t], {}};
+}
+
+inline void release() {
+    for (int t = 0; t < 8; ++t) tiles()[t] = {};
+}
+
+inline void zero(int t) {
+    std::memset(tiles()[t].row, 0, sizeof tiles()[t].row);
+}
+
+inline void load(int t, const void* from, int64_t stride) {
+    zero(t);
+    Tile& tile = tiles()[t];
+    for (int r = 0; r < tile.rows; ++r) {
+        std::memcpy(tile.row[r], static_cast<const char*>(from) + r * stride,
+                    static_cast<size_t>(tile.row_bytes));
+    }
+}
+
+inline void store(int t, void* to, int64_t stride) {
+    const Tile& tile = tiles()[t];
+    for (int r = 0; r < tile.rows; ++r) {
+        std::memcpy(static_cast<char*>(to) + r * stride, tile.row[r], static_cast<size_t>(tile.row_bytes));
+    }
+}
+
+// Signed bytes of a by unsigned bytes of b, fours summed.
+inline void multiply(int sums, int left, int right) {
+    Tile &c = tiles()[sums], &a = tiles()[left], &b = tiles()[right];
+    for (int m = 0; m < c.rows; ++m) {
+        for (int n = 0; n < c.row_bytes / 4; ++n) {
+            uint32_t sum;
+            std::memcpy(&sum, c.row[m] + 4 * n, 4);
+            for (int k = 0; k < a.row_bytes; ++k) {
+                const int product = static_cast<int8_t>(a.row[m][k]) * b.row[k / 4][4 * n + k % 4];
+                sum += static_cast<uint32_t>(product);
+            }
+            std::memcpy(c.row[m] + 4 * n, &sum, 4);
+        }
+    }
+}
+
+}  // namespace emulated_amx
+
+#define _tile_loadconfig(from) emulated_amx::load_config(from)
+#define _tile_release() emulated_amx::release()
+#define _tile_zero(t) emulated_amx::zero(t)
+#define _tile_loadd(t, from, stride) emulated_amx::load(t, from, stride)
+#define _tile_stored(t, to, stride) emulated_amx::store(t, to, stride)
+#define _tile_dpbsud(sums, a, b) emulated_amx::multiply(sums, a, b)
