@@ -45,10 +45,8 @@ struct KernelTable {
     // Columns that the work is divided by; a multiple of what the kernel keeps in registers.
     int64_t column_tile;
 
-    DigitLayout layout;
-
-    // How many rows the kernel wants interleaved when there are m of them; 1 means plain rows.
-    int64_t (*rows_per_block)(int64_t m);
+    // Of the digits of m rows.
+    DigitLayout (*layout)(int64_t m);
 
     // Bytes of private memory that a thread needs for linear_columns.
     int64_t (*scratch_bytes)(const LinearCall& call);

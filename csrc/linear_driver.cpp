@@ -74,7 +74,7 @@ struct Group {
     }
 
     static QuantizedRows digits(const KernelTable& kernels, int64_t m, int64_t k) {
-        return QuantizedRows(m, k, kernels.rows_per_block(m), kernels.layout);
+        return QuantizedRows(m, k, kernels.layout(m));
     }
 
     QuantizedRows rows;
@@ -190,7 +190,7 @@ void linear_group(const KernelTable& kernels, int threads, const LinearCall* cal
     }
     int64_t width = padded(k);
     for (int64_t i = 0; i < count; ++i) width += padded(calls[i].p);
-    const int64_t row_bytes = 2 * width * kernels.layout.digit_bytes, size = first.dtype == LLMINT8_FLOAT32 ? 4 : 2;
+    const int64_t row_bytes = 2 * width * kernels.layout(m).digit_bytes, size = first.dtype == LLMINT8_FLOAT32 ? 4 : 2;
     const int64_t most = std::max(kLeastRows, kChunkBytes / std::max<int64_t>(1, row_bytes));
     const int64_t chunks = (m + most - 1) / most;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {

@@ -80,13 +80,13 @@ Buffer allocate(int64_t bytes) {
     return Buffer(static_cast<uint8_t*>(p));
 }
 
-QuantizedRows::QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, const DigitLayout& layout)
+QuantizedRows::QuantizedRows(int64_t m, int64_t k, const DigitLayout& layout)
     : layout_(layout),
       m_(m),
       k_(k),
       padded_k_(round_up(k, kPadding)),
-      blocks_((m + rows_per_block - 1) / rows_per_block),
-      unit_(rows_per_block == 1 ? layout.unit : kWordBytes / layout.digit_bytes) {
+      blocks_((m + layout.rows_per_block - 1) / layout.rows_per_block),
+      unit_(layout.rows_per_block == 1 ? layout.unit : kWordBytes / layout.digit_bytes) {
     const int64_t digits = 2 * m * padded_k_ * layout.digit_bytes + blocks_ * kSkew;
     const int64_t block_bytes = round_up(blocks_ * static_cast<int64_t>(sizeof(Block)), 64);
     memory_ = allocate(digits + block_bytes + m * static_cast<int64_t>(sizeof(Row)));
@@ -126,16 +126,16 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, ui
     block.high = choose_form(block, hi, used);
     if (block.high == High::kWhole) {
         block.units = {to, nullptr, units};
-        interleave(layout_.group, hi, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
+        interleave(layout_.group_bytes, hi, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
     } else if (block.high == High::kShared) {
         const int64_t shared = std::count(used, used + units, 1), per_group = units_per_group();
         const int64_t groups = round_up(shared, per_group) / per_group, group = per_group * unit_;
         auto* digits = reinterpret_cast<Digit*>(to);
-        auto* index = reinterpret_cast<uint16_t*>(to + groups * block.rows * layout_.group);
+        auto* index = reinterpret_cast<uint16_t*>(to + groups * block.rows * layout_.group_bytes);
         block.units = {digits, index, shared};
         if (groups * per_group > shared) {
             std::memset(digits + (groups - 1) * block.rows * group, 0,
-                        static_cast<size_t>(block.rows * layout_.group));
+                        static_cast<size_t>(block.rows * layout_.group_bytes));
         }
         int64_t count = 0;
         for (int64_t u = 0; u < units; ++u) {
@@ -167,7 +167,7 @@ template <class Digit>
 void QuantizedRows::store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used,
                                  uint8_t* to) {
     block.lo = to;
-    interleave(layout_.group, lo, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
+    interleave(layout_.group_bytes, lo, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
     to += block.rows * padded_k_ * static_cast<int64_t>(sizeof(Digit));
     if (block.high != High::kNone) store_high<Digit>(block, hi, used, to);
 }

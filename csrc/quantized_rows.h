@@ -41,9 +41,10 @@ struct RowScale {
 
 // What a kernel asks of the digits.
 struct DigitLayout {
-    int64_t digit_bytes;  // 1 or 2
+    int64_t rows_per_block;  // at most; 1 means plain rows
+    int64_t digit_bytes;     // 1 or 2
     int64_t unit;         // digits in a high unit of a plain row: what a dot product loads at once; divides 64
-    int64_t group;        // bytes of a row in a group: a word, or as many as rows are padded to
+    int64_t group_bytes;        // bytes of a row in a group: a word, or as many as rows are padded to
     // What a high unit costs the kernel, in those of the dense product: listed for a block or for a row.
     double shared_cost, own_cost;
 };
@@ -76,7 +77,7 @@ struct Row {
 
 class QuantizedRows {
   public:
-    QuantizedRows(int64_t m, int64_t k, int64_t rows_per_block, const DigitLayout& layout);
+    QuantizedRows(int64_t m, int64_t k, const DigitLayout& layout);
 
     LLMINT8_INLINE int64_t m() const { return m_; }
     LLMINT8_INLINE int64_t k() const { return k_; }
@@ -96,7 +97,7 @@ class QuantizedRows {
     void store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales, uint8_t* scratch);
 
   private:
-    int64_t units_per_group() const { return layout_.group / kWordBytes; }
+    int64_t units_per_group() const { return layout_.group_bytes / kWordBytes; }
 
     template <class Digit>
     void store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used, uint8_t* to);

@@ -1,120 +1,47 @@
-// AMX: a tile register holds 16 rows of 64 bytes, and one instruction multiplies 16 rows of 64 digits by 64
-// codes of 16 columns, with int32 sums. Few rows, and outliers that each row has for itself, are AVX-512
-// VNNI's, on the same panels: unsigned codes, whose offset the row's digit sum undoes.
-#if defined(LLMINT8_EMULATE_AMX)
-#include <emulated_amx.h>  // the same source on any CPU, for tests
-#endif
-
+// AMX. Up to kDirectRows rows meet the weight as it lies in memory, [column][k], and their sums come out
+// transposed: the weight is read once, at the speed of memory. More rows meet the panels of AVX-512 VNNI,
+// unsigned codes, whose offset the row's digit sum undoes. A single row, and outliers that each of many rows
+// has for itself, are AVX-512 VNNI's.
+#include "kernels/amx_tiles.h"
 #include "kernels/avx512vnni.h"
 
 namespace llmint8 {
 namespace {
 
-// Rows and bytes of a row of each tile register, as the instruction reads them.
-struct alignas(64) TileShapes {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {};
-    uint8_t rows[16] = {};
-};
-
-// Registers: sums of up to 16 rows by 16 columns in each quarter of a block, digits of its upper and lower
-// rows, codes of the left and right half of a panel. Macros: GCC makes the register's name of the argument.
-#define UPPER_LEFT 0
-#define UPPER_RIGHT 1
-#define LOWER_LEFT 2
-#define LOWER_RIGHT 3
-#define UPPER 4
-#define LOWER 5
-#define LEFT 6
-#define RIGHT 7
-
-constexpr int kTileRows = 16;
-constexpr int64_t kStepBytes = 64;  // digits that one instruction multiplies
+constexpr int64_t kDirectRows = 32;
 
 struct Amx : Avx512Vnni {
+    using Unit = Tiles;
     static constexpr int kMaxRows = 2 * kTileRows;
     static constexpr int kPanels = 4;
-    static constexpr int64_t kGroup = kStepBytes;
-    // A listed word of a block must be copied from the panel; one of a row takes two instructions, and in
-    // the dense product shares one with fifteen words and rows.
-    static constexpr double kSharedCost = 2.2, kOwnCost = 20.0;
+    static constexpr int64_t kFewRows = 1;
 
-    // The registers of this thread, shaped for blocks of so many rows.
-    class Unit {
-      public:
-        Unit() = default;
-        Unit(const Unit&) = delete;
-        Unit& operator=(const Unit&) = delete;
-        ~Unit() {
-            if (rows_ != 0) _tile_release();
-        }
-
-        void shape(int64_t rows) {
-            if (rows == rows_) return;
-            rows_ = rows;
-            TileShapes shapes;
-            for (int t = 0; t < 8; ++t) shapes.row_bytes[t] = kStepBytes, shapes.rows[t] = kTileRows;
-            const auto above = static_cast<uint8_t>(upper()), below = static_cast<uint8_t>(rows - upper());
-            shapes.rows[UPPER_LEFT] = shapes.rows[UPPER_RIGHT] = shapes.rows[UPPER] = above;
-            if (below > 0) shapes.rows[LOWER_LEFT] = shapes.rows[LOWER_RIGHT] = shapes.rows[LOWER] = below;
-            _tile_loadconfig(&shapes);
-        }
-
-        // Rows in the upper tiles: all if they fit, else half.
-        int64_t upper() const { return rows_ <= kTileRows ? rows_ : (rows_ + 1) / 2; }
-        bool has_lower() const { return rows_ > kTileRows; }
-
-      private:
-        int64_t rows_ = 0;
-    };
-
-    // Sums of a block over `steps` groups of digits. panel_of: from a group to its codes, [word][32][4].
-    template <class PanelOf>
-    static void steps(Unit& unit, int64_t rows, const PanelOf& panel_of, const int8_t* digits, int64_t steps,
-                      int32_t (*sums)[kColumns]) {
-        constexpr int64_t kPanelRow = kWordBytes * kColumns, kHalf = kPanelRow / 2;
-        constexpr int64_t kSumsRow = kColumns * static_cast<int64_t>(sizeof(int32_t));
-        unit.shape(rows);
-        const int64_t upper = unit.upper();
-        const bool has_lower = unit.has_lower();
-        _tile_zero(UPPER_LEFT);
-        _tile_zero(UPPER_RIGHT);
-        if (has_lower) {
-            _tile_zero(LOWER_LEFT);
-            _tile_zero(LOWER_RIGHT);
-        }
-        for (int64_t s = 0; s < steps; ++s, digits += rows * kStepBytes) {
-            const uint8_t* panel = panel_of(s);
-            _tile_loadd(UPPER, digits, kStepBytes);
-            _tile_loadd(LEFT, panel, kPanelRow);
-            _tile_dpbsud(UPPER_LEFT, UPPER, LEFT);
-            _tile_loadd(RIGHT, panel + kHalf, kPanelRow);
-            _tile_dpbsud(UPPER_RIGHT, UPPER, RIGHT);
-            if (!has_lower) continue;
-            _tile_loadd(LOWER, digits + upper * kStepBytes, kStepBytes);
-            _tile_dpbsud(LOWER_LEFT, LOWER, LEFT);
-            _tile_dpbsud(LOWER_RIGHT, LOWER, RIGHT);
-        }
-        _tile_stored(UPPER_LEFT, sums[0], kSumsRow);
-        _tile_stored(UPPER_RIGHT, sums[0] + kTileRows, kSumsRow);
-        if (has_lower) {
-            _tile_stored(LOWER_LEFT, sums[upper], kSumsRow);
-            _tile_stored(LOWER_RIGHT, sums[upper] + kTileRows, kSumsRow);
-        }
+    // Direct rows have their high digits whole. Else a listed word of a block must be copied from the panel,
+    // and one of a row takes two instructions where the dense product shares one among sixteen rows and words.
+    static DigitLayout layout(int64_t m) {
+        if (m <= kFewRows) return {1, 1, kUnit, kWordBytes, 1.0, 2.5};
+        if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, 1e9, 1e9};
+        return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 20.0};
     }
 
-    static void block(Unit& unit, int64_t rows, const uint8_t* panel, const void* digits, int64_t words,
+    static void block(Tiles& tiles, int64_t rows, const uint8_t* panel, const void* digits, int64_t words,
                       int32_t (*sums)[kColumns]) {
-        steps(
-            unit, rows, [&](int64_t s) { return panel + s * kStepBytes * kColumns; },
-            static_cast<const int8_t*>(digits), (words * kWordBytes + kStepBytes - 1) / kStepBytes, sums);
+        tiles.shape(rows, kTileRows);
+        tiles.clear(true);
+        const TileRows a = rows_of(digits, rows, tiles.upper());
+        const TileColumns b = columns_of(panel);
+        for (int64_t s = 0; s < steps_of(words); ++s) tiles.add<true>(a, b, s);
+        tiles.store(sums[0], sums[0] + kTileRows, kColumns);
     }
 
-    static void block_units(Unit& unit, int64_t rows, const uint8_t* panel, const HighUnits& units,
+    static void block_units(Tiles& tiles, int64_t rows, const uint8_t* panel, const HighUnits& units,
                             int32_t (*sums)[kColumns]) {
-        constexpr int64_t kWords = kStepBytes / kWordBytes, kPanelRow = kWordBytes * kColumns;
+        constexpr int64_t kPanelRow = kWordBytes * kColumns, kWords = kStepBytes / kWordBytes;
+        tiles.shape(rows, kTileRows);
+        tiles.clear(true);
+        TileRows a = rows_of(units.digits, rows, tiles.upper());
         alignas(64) uint8_t gathered[2][kWords * kPanelRow];  // two: one is read while the other is written
-        const auto gather = [&](int64_t s) {
+        for (int64_t s = 0; s < steps_of(units.count); ++s) {
             uint8_t* to = gathered[s % 2];
             for (int64_t u = s * kWords; u < (s + 1) * kWords; ++u, to += kPanelRow) {
                 // Past the last word: any, for the digits there are zero.
@@ -122,15 +49,126 @@ struct Amx : Avx512Vnni {
                 _mm512_store_si512(to, _mm512_load_si512(from));
                 _mm512_store_si512(to + 64, _mm512_load_si512(from + 64));
             }
-            return static_cast<const uint8_t*>(gathered[s % 2]);
-        };
-        steps(unit, rows, gather, static_cast<const int8_t*>(units.digits),
-              (units.count + kWords - 1) / kWords, sums);
+            TileColumns b = columns_of(gathered[s % 2]);
+            b.step = 0;
+            tiles.add<true>(a, b, s);
+        }
+        tiles.store(sums[0], sums[0] + kTileRows, kColumns);
+    }
+
+  private:
+    static int64_t steps_of(int64_t words) {
+        return (words * kWordBytes + kStepBytes - 1) / kStepBytes;
+    }
+
+    static TileRows rows_of(const void* digits, int64_t rows, int64_t upper) {
+        return {digits, static_cast<const int8_t*>(digits) + upper * kStepBytes, kStepBytes,
+                rows * kStepBytes};
+    }
+
+    static TileColumns columns_of(const uint8_t* panel) {
+        return {panel, panel + kTileRows * kWordBytes, kWordBytes * kColumns, kStepBytes * kColumns};
     }
 };
 
+// Sums of up to 16 rows in up to 32 columns, as the tiles return them and as rows.
+struct DirectSums {
+    void transpose_left(int32_t (*rows)[Amx::kColumns]) const { transpose_to(left, rows); }
+    void transpose_right(int32_t (*rows)[Amx::kColumns]) const { transpose_to(right, rows); }
+
+    static void transpose_to(const int32_t (*columns)[kTileRows], int32_t (*rows)[Amx::kColumns]) {
+        for (int half = 0; half < Amx::kColumns; half += kTileRows) {
+            __m512i v[kTileRows];
+            for (int c = 0; c < kTileRows; ++c) v[c] = _mm512_load_si512(columns[half + c]);
+            transpose(v);
+            for (int r = 0; r < kTileRows; ++r) _mm512_store_si512(rows[r] + half, v[r]);
+        }
+    }
+
+    alignas(64) int32_t left[Amx::kColumns][kTileRows], right[Amx::kColumns][kTileRows];
+};
+
+// A block of direct rows times columns [begin, end) of a product.
+void direct_sums(Tiles& tiles, const Product& product, int64_t b, int64_t begin, int64_t end,
+                 TileSums<Amx, kTileRows>& sums) {
+    const Block& block = product.rows->block(b);
+    const int64_t k = product.rows->k(), whole = k / kStepBytes, word = block.rows * kWordBytes;
+    const WeightRows<Amx::kColumns> weight(product, begin, end);
+    tiles.shape(end - begin, block.rows);
+    const int64_t upper = tiles.upper();
+    const TileRows rows{weight.at[0], weight.at[0] + upper * k, k, kStepBytes};
+    const bool high = block.high == High::kWhole;
+    const TileColumns columns{block.lo, high ? block.units.digits : nullptr, word, word * kTileRows};
+    tiles.clear(high);
+    for (int64_t s = 0; s < whole; ++s) {
+        if (b == 0) weight.prefetch_next(s * kStepBytes, k, kPackAhead);
+        tiles.add<false>(rows, columns, s);
+    }
+    if (k % kStepBytes != 0) {  // not past the end of the weight
+        alignas(64) int8_t tail[Amx::kColumns][kStepBytes] = {};
+        for (int64_t n = 0; n < end - begin; ++n) {
+            std::memcpy(tail[n], weight.at[n] + whole * kStepBytes, static_cast<size_t>(k % kStepBytes));
+        }
+        const TileRows last{tail[0], tail[upper], kStepBytes, 0};
+        tiles.add<false>(last, columns, whole);
+    }
+    DirectSums found;
+    tiles.store(found.left[0], high ? found.right[0] : nullptr, kTileRows);
+    found.transpose_left(sums.low);
+    if (high) found.transpose_right(sums.high);
+}
+
+void direct_rows(const LinearCall& call, int64_t begin, int64_t end) {
+    Tiles tiles;
+    TileSums<Amx, kTileRows> codes, second;
+    const auto of = [](const TileSums<Amx, kTileRows>& sums, int64_t r, const RowScale& scale) {
+        return DigitSums{sums.low[r], scale.has_high ? sums.high[r] : nullptr, 0, 0};
+    };
+    for (int64_t n = begin; n < end; n += Amx::kColumns) {
+        const int64_t last = n + Amx::kColumns < end ? n + Amx::kColumns : end;
+        const ColumnScales<Amx::kColumns> columns(call, n, last);
+        for (int64_t b = 0; b < call.rows->blocks(); ++b) {
+            const Block& block = call.rows->block(b);
+            direct_sums(tiles, call.codes(), b, n, last, codes);
+            if (call.p > 0) direct_sums(tiles, call.second_digits(), b, n, last, second);
+            for (int64_t r = 0; r < block.rows; ++r) {
+                const int64_t row = block.begin + r;
+                const DigitSums sums = of(codes, r, call.rows->row(row).scale);
+                if (call.p == 0) {
+                    finish_row(call, columns, row, n, last, sums, nullptr);
+                } else {
+                    const DigitSums more = of(second, r, call.outlier_rows->row(row).scale);
+                    finish_row(call, columns, row, n, last, sums, &more);
+                }
+            }
+        }
+    }
+}
+
+bool is_direct(const LinearCall& call) {
+    return call.rows->m() > Amx::kFewRows && call.rows->m() <= kDirectRows;
+}
+
+int64_t amx_scratch_bytes(const LinearCall& call) {
+    return is_direct(call) ? 0 : scratch_bytes<Amx>(call);
+}
+
+void amx_columns(const LinearCall& call, int64_t begin, int64_t end, void* scratch) {
+    if (is_direct(call)) {
+        direct_rows(call, begin, end);
+    } else {
+        linear_columns<Amx>(call, begin, end, scratch);
+    }
+}
+
 }  // namespace
 
-const KernelTable kAmxTable = make_table<Amx>("amx", LLMINT8_CPU_AVX512_VNNI | LLMINT8_CPU_AMX_INT8);
+const KernelTable kAmxTable = {"amx",
+                               LLMINT8_CPU_AVX512_VNNI | LLMINT8_CPU_AMX_INT8,
+                               Amx::kColumns,
+                               Amx::layout,
+                               amx_scratch_bytes,
+                               quantize_row,
+                               amx_columns};
 
 }  // namespace llmint8

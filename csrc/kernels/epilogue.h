@@ -31,10 +31,12 @@ struct ColumnScales {
     float bias[kColumns] = {};
 };
 
-// The sums of one row and one tile of columns. high: null when the row has no high digit.
+// The sums of one row and one tile of columns. high: null when the row has no high digit. Offsets: what all
+// sums have too much; modulo 2^32 (-fwrapv), the true sums fit.
 struct DigitSums {
     const int32_t* low;
     const int32_t* high;
+    int32_t low_offset, high_offset;
 };
 
 // A few outputs, as the compiler's own vectors: its loops over a count that it does not know took as long as
@@ -42,6 +44,8 @@ struct DigitSums {
 // file.
 #if defined(__aarch64__)
 constexpr int kGroup = 4;  // a register, and panels of twelve columns
+#elif defined(__AVX512F__)
+constexpr int kGroup = 16;
 #else
 constexpr int kGroup = 8;
 #endif
@@ -49,37 +53,37 @@ typedef float Floats __attribute__((vector_size(4 * kGroup)));
 typedef int32_t Ints __attribute__((vector_size(4 * kGroup)));
 typedef uint16_t Halves __attribute__((vector_size(2 * kGroup)));
 
-LLMINT8_INLINE void widen_sums(const int32_t* sums, Floats& y) {
+LLMINT8_INLINE void widen_sums(const int32_t* sums, int32_t offset, Floats& y) {
     Ints whole;
     std::memcpy(&whole, sums, sizeof whole);
-    y = __builtin_convertvector(whole, Floats);
+    y = __builtin_convertvector(whole - offset, Floats);
 }
 
 // high * 256 + low, times a power of two, which is exact.
-LLMINT8_INLINE void widen_digits(DigitSums sums, int at, Floats& y) {
-    widen_sums(sums.low + at, y);
+LLMINT8_INLINE void widen_digits(const DigitSums& sums, int at, Floats& y) {
+    widen_sums(sums.low + at, sums.low_offset, y);
     if (sums.high == nullptr) return;
     Floats high;
-    widen_sums(sums.high + at, high);
+    widen_sums(sums.high + at, sums.high_offset, high);
     y = high * 256.0f + y;
 }
 
 // The same for sums with second digits of the weight, which count 1 / 256.
-LLMINT8_INLINE void add_second_digits(DigitSums sums, int at, Floats& y) {
+LLMINT8_INLINE void add_second_digits(const DigitSums& sums, int at, Floats& y) {
     Floats low;
-    widen_sums(sums.low + at, low);
+    widen_sums(sums.low + at, sums.low_offset, low);
     low *= 0x1p-8f;
     if (sums.high != nullptr) {
         Floats high;
-        widen_sums(sums.high + at, high);
+        widen_sums(sums.high + at, sums.high_offset, high);
         low = high + low;
     }
     y += low;
 }
 
 LLMINT8_INLINE void make_canonical(Floats& y) {
-    const Ints bits = reinterpret_cast<Ints>(y), nan = (bits & 0x7fffffff) > 0x7f800000;
-    y = reinterpret_cast<Floats>((bits & ~nan) | (nan & 0x7fc00000));
+    const Ints bits = reinterpret_cast<Ints>(y);
+    y = reinterpret_cast<Floats>(y != y ? Ints{} + 0x7fc00000 : bits);
 }
 
 // As float_to_bfloat.
@@ -93,7 +97,7 @@ LLMINT8_INLINE void narrow_to_bfloat(const Floats& y, Halves& out) {
 // with the second digits of the weight; null if there are none.
 template <int kColumns>
 inline void finish_row(const LinearCall& call, const ColumnScales<kColumns>& columns, int64_t row,
-                       int64_t begin, int64_t end, DigitSums sums, const DigitSums* second) {
+                       int64_t begin, int64_t end, const DigitSums& sums, const DigitSums* second) {
     static_assert(kColumns % kGroup == 0, "a tile is whole vectors");
     const float row_scale = call.rows->row(row).scale.scale;
     const int64_t bytes = call.dtype == LLMINT8_FLOAT32 ? 4 : 2;

@@ -32,13 +32,6 @@ using Digit = typename Isa::Digit;
 template <class Isa>
 using DotColumns = WeightRows<Isa::kDotColumns>;
 
-// Sums modulo 2^32 (-fwrapv): the offset may overflow on the way, the true sum fits.
-template <class Isa>
-inline void undo_offset(int32_t* sums, int32_t digit_sum) {
-    if (Isa::kOffset == 0) return;
-    for (int c = 0; c < Isa::kColumns; ++c) sums[c] -= Isa::kOffset * digit_sum;
-}
-
 // Digits of a plain row, low or high, and where their sums go.
 template <class Digit>
 struct RowSums {
@@ -95,12 +88,12 @@ struct Rows<Isa, 0> {
 //   tile_units<R>(panel, units, sums)        the same for the listed words
 template <class Isa>
 struct WordBlocks {
-    static constexpr int kPanels = 1;              // panels that stay in the cache while all rows pass
-    static constexpr int64_t kGroup = kWordBytes;  // bytes of each row that alternate in a block
+    static constexpr int kPanels = 1;  // panels that stay in the cache while all rows pass
 
-    // See DigitLayout. Listed words of a block share the loads of the weight; a row has them for itself and
-    // waits for them.
-    static constexpr double kSharedCost = 1.15, kOwnCost = 2.5;
+    // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.
+    static DigitLayout layout(int64_t m) {
+        return {m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15, 2.5};
+    }
 
     // What a thread sets up for the blocks of a call.
     struct Unit {};
@@ -122,10 +115,9 @@ struct WordBlocks {
 template <class Isa, int kRows>
 struct TileSums {
     // Those of one row, for the epilogue.
-    DigitSums take(int64_t r, const RowScale& scale) {
-        undo_offset<Isa>(low[r], scale.lo_sum);
-        if (scale.has_high) undo_offset<Isa>(high[r], scale.hi_sum);
-        return {low[r], scale.has_high ? high[r] : nullptr};
+    DigitSums take(int64_t r, const RowScale& scale) const {
+        return {low[r], scale.has_high ? high[r] : nullptr, Isa::kOffset * scale.lo_sum,
+                Isa::kOffset * scale.hi_sum};
     }
 
     alignas(64) int32_t low[kRows][Isa::kColumns], high[kRows][Isa::kColumns];
@@ -180,8 +172,8 @@ void block_sums(typename Isa::Unit& unit, const QuantizedRows& rows, int64_t b,
 // Outputs of rows from `first` on, of both products of a call.
 template <class Isa, int kRows>
 void finish_rows(const LinearCall& call, const ColumnScales<Isa::kColumns>& columns, int64_t begin,
-                 int64_t end, int64_t first, int64_t count, TileSums<Isa, kRows>& codes,
-                 TileSums<Isa, kRows>& second) {
+                 int64_t end, int64_t first, int64_t count, const TileSums<Isa, kRows>& codes,
+                 const TileSums<Isa, kRows>& second) {
     for (int64_t r = 0; r < count; ++r) {
         const int64_t row = first + r;
         const DigitSums sums = codes.take(r, call.rows->row(row).scale);
@@ -251,11 +243,6 @@ void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa:
 }
 
 template <class Isa>
-int64_t rows_per_block(int64_t m) {
-    return m <= Isa::kFewRows ? 1 : Isa::kMaxRows;
-}
-
-template <class Isa>
 int64_t scratch_bytes(const LinearCall& call) {
     if (call.rows->m() <= Isa::kFewRows) return 0;
     return panels_at_once<Isa>(call) * panels_size<Isa>(call) *
@@ -278,14 +265,8 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void* sc
 
 template <class Isa>
 constexpr KernelTable make_table(const char* name, uint32_t required_features) {
-    return {name,
-            required_features,
-            Isa::kColumns,
-            {sizeof(Digit<Isa>), Isa::kUnit, Isa::kGroup, Isa::kSharedCost, Isa::kOwnCost},
-            rows_per_block<Isa>,
-            scratch_bytes<Isa>,
-            quantize_row,
-            linear_columns<Isa>};
+    return {name,        required_features,    Isa::kColumns, Isa::layout, scratch_bytes<Isa>,
+            quantize_row, linear_columns<Isa>};
 }
 
 }  // namespace

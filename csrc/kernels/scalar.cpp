@@ -7,8 +7,9 @@ namespace {
 constexpr int kColumns = 16;
 constexpr int64_t kUnit = 64;
 
-int64_t rows_per_block(int64_t) {
-    return 1;
+// Plain rows; units of zeros are left out.
+DigitLayout layout(int64_t) {
+    return {1, 1, kUnit, kWordBytes, 1.0, 2.5};
 }
 
 int64_t scratch_bytes(const LinearCall&) {
@@ -44,7 +45,7 @@ struct RowSums {
         }
     }
 
-    DigitSums sums() const { return {low, has_high ? high : nullptr}; }
+    DigitSums sums() const { return {low, has_high ? high : nullptr, 0, 0}; }
 
     int32_t low[kColumns] = {}, high[kColumns] = {};
     bool has_high;
@@ -70,12 +71,9 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
     }
 }
 
-// It has no blocks of several rows; units of a row are skipped where they are zero.
-constexpr DigitLayout kLayout = {1, kUnit, kWordBytes, 1.0, 2.5};
-
 }  // namespace
 
-const KernelTable kScalarTable = {"scalar",       0,           kColumns,      kLayout, rows_per_block,
+const KernelTable kScalarTable = {"scalar",      0,            kColumns,      layout,
                                   scratch_bytes, quantize_row, linear_columns};
 
 }  // namespace llmint8

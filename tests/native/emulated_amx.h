@@ -53,7 +53,8 @@ inline void store(int t, void* to, int64_t stride) {
     }
 }
 
-// Signed bytes of a by unsigned bytes of b, fours summed.
+// Signed bytes of a by signed or unsigned bytes of b, fours summed.
+template <class Right>
 inline void multiply(int sums, int left, int right) {
     Tile &c = tiles()[sums], &a = tiles()[left], &b = tiles()[right];
     for (int m = 0; m < c.rows; ++m) {
@@ -61,7 +62,7 @@ inline void multiply(int sums, int left, int right) {
             uint32_t sum;
             std::memcpy(&sum, c.row[m] + 4 * n, 4);
             for (int k = 0; k < a.row_bytes; ++k) {
-                const int product = static_cast<int8_t>(a.row[m][k]) * b.row[k / 4][4 * n + k % 4];
+                const int product = static_cast<int8_t>(a.row[m][k]) * static_cast<Right>(b.row[k / 4][4 * n + k % 4]);
                 sum += static_cast<uint32_t>(product);
             }
             std::memcpy(c.row[m] + 4 * n, &sum, 4);
@@ -76,4 +77,5 @@ inline void multiply(int sums, int left, int right) {
 #define _tile_zero(t) emulated_amx::zero(t)
 #define _tile_loadd(t, from, stride) emulated_amx::load(t, from, stride)
 #define _tile_stored(t, to, stride) emulated_amx::store(t, to, stride)
-#define _tile_dpbsud(sums, a, b) emulated_amx::multiply(sums, a, b)
+#define _tile_dpbsud(sums, a, b) emulated_amx::multiply<uint8_t>(sums, a, b)
+#define _tile_dpbssd(sums, a, b) emulated_amx::multiply<int8_t>(sums, a, b)
