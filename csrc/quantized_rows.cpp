@@ -14,23 +14,31 @@ constexpr int64_t round_up(int64_t value, int64_t step) {
     return (value + step - 1) / step * step;
 }
 
-bool any_nonzero(const int8_t* digits, int64_t count) {
-    if (count == 2) return (digits[0] | digits[1]) != 0;
-    for (int64_t i = 0; i < count; i += 4) {
-        uint32_t four;
-        std::memcpy(&four, digits + i, 4);
-        if (four != 0) return true;
-    }
-    return false;
+bool all_zero(const int8_t* digits) {
+    uint64_t words[kPadding / 8], any = 0;
+    std::memcpy(words, digits, sizeof words);
+    for (uint64_t two : words) any |= two;
+    return any == 0;
 }
 
 // Calls visit(unit) for every unit of a row that holds a non-zero digit; most of a row is passed quickly.
 template <class Visit>
 void for_each_unit(const int8_t* digits, int64_t padded_k, int64_t unit, const Visit& visit) {
     for (int64_t i = 0; i < padded_k; i += kPadding) {
-        if (!any_nonzero(digits + i, kPadding)) continue;
-        for (int64_t j = i; j < i + kPadding; j += unit) {
-            if (any_nonzero(digits + j, unit)) visit(j / unit);
+        if (all_zero(digits + i)) continue;
+        for (int64_t j = i; j < i + kPadding; j += 8) {
+            uint64_t eight;
+            std::memcpy(&eight, digits + j, sizeof eight);
+            while (eight != 0) {
+                const int64_t u = (j + __builtin_ctzll(eight) / 8) / unit;  // the first digit is the lowest byte
+                visit(u);
+                const int64_t next = (u + 1) * unit - j;
+                if (next >= 8) {
+                    j += next - 8;  // nothing else of this unit
+                    break;
+                }
+                eight &= ~uint64_t{0} << 8 * next;
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ namespace llmint8 {
 namespace {
 
 constexpr int64_t kDirectRows = 32;
+constexpr int64_t kPieceSteps = 8;  // of rows, and of a panel: 16 KiB each of 48
 
 struct Amx : Avx512Vnni {
     using Unit = Tiles;
@@ -24,14 +25,31 @@ struct Amx : Avx512Vnni {
         return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 20.0};
     }
 
-    static void block(Tiles& tiles, int64_t rows, const uint8_t* panel, const void* digits, int64_t words,
-                      int32_t (*sums)[kColumns]) {
+    // In pieces of k: those of the rows stay in the first-level cache while the panels pass.
+    template <class Sums>
+    static void block(Tiles& tiles, int64_t rows, const uint8_t* panels, int64_t stride, int64_t count,
+                      const void* digits, int64_t words, const Sums& sums_of) {
         tiles.shape(rows, kTileRows);
-        tiles.clear(true);
         const TileRows a = rows_of(digits, rows, tiles.upper());
-        const TileColumns b = columns_of(panel);
-        for (int64_t s = 0; s < steps_of(words); ++s) tiles.add<true>(a, b, s);
-        tiles.store(sums[0], sums[0] + kTileRows, kColumns);
+        finish_writing(panels);
+        const int64_t steps = steps_of(words), pieces = (steps + kPieceSteps - 1) / kPieceSteps;
+        for (int64_t piece = 0; piece < pieces; ++piece) {
+            const int64_t from = steps * piece / pieces, to = steps * (piece + 1) / pieces;
+            for (int64_t i = 0; i < count; ++i) {
+                int32_t* sums = sums_of(i)[0];
+                const TileColumns b = columns_of(panels + i * stride);
+                if (piece == 0) {
+                    tiles.clear(true);
+                } else {
+                    tiles.load(sums, sums + kTileRows, kColumns);
+                }
+                for (int64_t s = from; s < to; ++s) {
+                    tiles.fetch();
+                    tiles.add<true>(a, b, s);
+                }
+                tiles.store(sums, sums + kTileRows, kColumns);
+            }
+        }
     }
 
     static void block_units(Tiles& tiles, int64_t rows, const uint8_t* panel, const HighUnits& units,
@@ -49,6 +67,7 @@ struct Amx : Avx512Vnni {
                 _mm512_store_si512(to, _mm512_load_si512(from));
                 _mm512_store_si512(to + 64, _mm512_load_si512(from + 64));
             }
+            finish_writing(gathered);
             TileColumns b = columns_of(gathered[s % 2]);
             b.step = 0;
             tiles.add<true>(a, b, s);
@@ -109,6 +128,7 @@ void direct_sums(Tiles& tiles, const Product& product, int64_t b, int64_t begin,
         for (int64_t n = 0; n < end - begin; ++n) {
             std::memcpy(tail[n], weight.at[n] + whole * kStepBytes, static_cast<size_t>(k % kStepBytes));
         }
+        finish_writing(tail);
         const TileRows last{tail[0], tail[upper], kStepBytes, 0};
         tiles.add<false>(last, columns, whole);
     }

@@ -41,6 +41,29 @@ struct TileColumns {
     int64_t word, step;
 };
 
+// Memory that will be read soon, to be fetched into the second-level cache a little with each step of a product.
+class Ahead {
+  public:
+    Ahead() = default;
+    // steps: after as many it should be there.
+    Ahead(const void* from, int64_t bytes, int64_t steps)
+        : at_(static_cast<const char*>(from)), end_(at_ + bytes), lines_((bytes / 64 + steps - 1) / steps) {}
+
+    LLMINT8_INLINE void step() {
+        for (int64_t i = 0; i < lines_ && at_ < end_; ++i, at_ += 64) __builtin_prefetch(at_, 0, 2);
+    }
+
+  private:
+    const char* at_ = nullptr;
+    const char* end_ = nullptr;
+    int64_t lines_ = 0;
+};
+
+// GCC does not know that the instructions read memory: what they read must be written by now.
+LLMINT8_INLINE void finish_writing(const void* memory) {
+    asm volatile("" : : "r"(memory) : "memory");
+}
+
 // The tile registers of this thread. Rows are weights or digits as they lie (signed), columns are digits
 // (signed) or the unsigned codes of a panel.
 class Tiles {
@@ -50,6 +73,14 @@ class Tiles {
     Tiles& operator=(const Tiles&) = delete;
     ~Tiles() {
         if (rows_ != 0) _tile_release();
+    }
+
+    // Memory that is to be fetched during the next steps.
+    void expect_weight(const void* from, int64_t bytes, int64_t steps) { weight_ = {from, bytes, steps}; }
+    void expect_block(const void* from, int64_t bytes, int64_t steps) { block_ = {from, bytes, steps}; }
+    LLMINT8_INLINE void fetch() {
+        weight_.step();
+        block_.step();
     }
 
     // For up to 32 rows, and twice up to 16 columns.
@@ -66,6 +97,7 @@ class Tiles {
             config.set(LOWER, below, kStepBytes);
         }
         config.set(LEFT, kTileRows, sums), config.set(RIGHT, kTileRows, sums);
+        finish_writing(&config);
         _tile_loadconfig(&config);
     }
 
@@ -114,6 +146,16 @@ class Tiles {
         }
     }
 
+    // What store() has left.
+    void load(const int32_t* left, const int32_t* right, int64_t stride) const {
+        const int64_t bytes = stride * 4, below = upper() * stride;
+        _tile_loadd(UPPER_LEFT, left, bytes);
+        _tile_loadd(UPPER_RIGHT, right, bytes);
+        if (!has_lower()) return;
+        _tile_loadd(LOWER_LEFT, left + below, bytes);
+        _tile_loadd(LOWER_RIGHT, right + below, bytes);
+    }
+
     // Sums of all rows, `stride` of them from one row to the next. right: null if there are none.
     void store(int32_t* left, int32_t* right, int64_t stride) const {
         const int64_t bytes = stride * 4, below = upper() * stride;
@@ -135,6 +177,7 @@ class Tiles {
     };
 
     int64_t rows_ = 0, columns_ = 0;
+    Ahead weight_, block_;
 };
 
 }  // namespace

@@ -95,13 +95,20 @@ struct WordBlocks {
         return {m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15, 2.5};
     }
 
-    // What a thread sets up for the blocks of a call.
-    struct Unit {};
+    // What a thread sets up for the blocks of a call. It is told what comes after the present panels and the
+    // present block, and the steps of 64 digits until then.
+    struct Unit {
+        void expect_weight(const void*, int64_t, int64_t) {}
+        void expect_block(const void*, int64_t, int64_t) {}
+    };
 
-    // All sums of a block.
+    // All sums of a block with `count` panels, `stride` elements from one to the next.
     template <class Panel, class Sums>
-    static void block(Unit&, int64_t rows, const Panel* panel, const void* digits, int64_t words, Sums sums) {
-        Rows<Isa, Isa::kMaxRows>::tile(rows, panel, digits, words, sums);
+    static void block(Unit&, int64_t rows, const Panel* panels, int64_t stride, int64_t count,
+                      const void* digits, int64_t words, const Sums& sums_of) {
+        for (int64_t i = 0; i < count; ++i) {
+            Rows<Isa, Isa::kMaxRows>::tile(rows, panels + i * stride, digits, words, sums_of(i));
+        }
     }
 
     // Those of words that are listed for all rows.
@@ -152,20 +159,27 @@ void few_rows_sums(const Product& product, int64_t begin, int64_t end, TileSums<
     }
 }
 
-// One block of rows times one panel.
+// One block of rows times `count` panels.
 template <class Isa>
 void block_sums(typename Isa::Unit& unit, const QuantizedRows& rows, int64_t b,
-                const typename Isa::Panel* panel, TileSums<Isa, Isa::kMaxRows>& sums) {
+                const typename Isa::Panel* panels, int64_t stride, int64_t count,
+                TileSums<Isa, Isa::kMaxRows>* sums) {
     constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit<Isa>));
     const int64_t words = (rows.k() + kWord - 1) / kWord;
     const Block& block = rows.block(b);
-    Isa::block(unit, block.rows, panel, block.lo, words, sums.low);
-    if (block.high == High::kShared) Isa::block_units(unit, block.rows, panel, block.units, sums.high);
-    if (block.high == High::kWhole)
-        Isa::block(unit, block.rows, panel, block.units.digits, words, sums.high);
-    for (int64_t r = 0; block.high == High::kOwn && r < block.rows; ++r) {
-        const Row& row = rows.row(block.begin + r);
-        if (row.scale.has_high) Isa::template tile_units<1>(panel, row.units, &sums.high[r]);
+    const auto low = [&](int64_t i) { return sums[i].low; };
+    const auto high = [&](int64_t i) { return sums[i].high; };
+    Isa::block(unit, block.rows, panels, stride, count, block.lo, words, low);
+    if (block.high == High::kWhole) {
+        Isa::block(unit, block.rows, panels, stride, count, block.units.digits, words, high);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+        const typename Isa::Panel* panel = panels + i * stride;
+        if (block.high == High::kShared) Isa::block_units(unit, block.rows, panel, block.units, high(i));
+        for (int64_t r = 0; block.high == High::kOwn && r < block.rows; ++r) {
+            const Row& row = rows.row(block.begin + r);
+            if (row.scale.has_high) Isa::template tile_units<1>(panel, row.units, high(i) + r);
+        }
     }
 }
 
@@ -218,26 +232,35 @@ int64_t panels_at_once(const LinearCall& call) {
     return most < 1 ? 1 : most < blocks ? most : blocks;
 }
 
-// All blocks of many rows, against up to kPanels panels of the codes and as many of the second digits.
+// All blocks of many rows, against up to kPanels panels of the codes and as many of the second digits. Columns
+// [end, next) will follow.
 template <class Isa>
-void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa::Panel* panels) {
-    const int64_t size = panels_size<Isa>(call), first_size = panel_size<Isa>(*call.rows);
+void many_rows(const LinearCall& call, int64_t begin, int64_t end, int64_t next, typename Isa::Panel* panels,
+               typename Isa::Unit& unit) {
+    const QuantizedRows& rows = *call.rows;
+    const int64_t size = panels_size<Isa>(call), first_size = panel_size<Isa>(rows), k = rows.k();
     ColumnScales<Isa::kColumns> columns[Isa::kPanels];
     const auto last = [&](int64_t n) { return n + Isa::kColumns < end ? n + Isa::kColumns : end; };
-    for (int64_t n = begin, i = 0; n < end; n += Isa::kColumns, ++i) {
-        Isa::pack_panel(call.codes(), n, last(n), panels + i * size);
-        if (call.p > 0) Isa::pack_panel(call.second_digits(), n, last(n), panels + i * size + first_size);
-        columns[i].set(call, n, last(n));
+    int64_t count = 0;
+    for (int64_t n = begin; n < end; n += Isa::kColumns, ++count) {
+        Isa::pack_panel(call.codes(), n, last(n), panels + count * size);
+        if (call.p > 0) Isa::pack_panel(call.second_digits(), n, last(n), panels + count * size + first_size);
+        columns[count].set(call, n, last(n));
     }
-    TileSums<Isa, Isa::kMaxRows> codes, second;
-    typename Isa::Unit unit;
-    for (int64_t b = 0; b < call.rows->blocks(); ++b) {
-        const Block& block = call.rows->block(b);
+    const int64_t steps = count * rows.padded_k() / kPadding;
+    unit.expect_weight(call.weight + end * k, (next - end) * k, steps * rows.blocks());
+    TileSums<Isa, Isa::kMaxRows> codes[Isa::kPanels], second[Isa::kPanels];
+    for (int64_t b = 0; b < rows.blocks(); ++b) {
+        const Block& block = rows.block(b);
+        if (b + 1 < rows.blocks()) {
+            const Block& after = rows.block(b + 1);
+            const int64_t digits = after.rows * rows.padded_k() * static_cast<int64_t>(sizeof(Digit<Isa>));
+            unit.expect_block(after.lo, after.high == High::kWhole ? 2 * digits : digits, steps);
+        }
+        block_sums<Isa>(unit, rows, b, panels, size, count, codes);
+        if (call.p > 0) block_sums<Isa>(unit, *call.outlier_rows, b, panels + first_size, size, count, second);
         for (int64_t n = begin, i = 0; n < end; n += Isa::kColumns, ++i) {
-            const typename Isa::Panel* panel = panels + i * size;
-            block_sums<Isa>(unit, *call.rows, b, panel, codes);
-            if (call.p > 0) block_sums<Isa>(unit, *call.outlier_rows, b, panel + first_size, second);
-            finish_rows<Isa>(call, columns[i], n, last(n), block.begin, block.rows, codes, second);
+            finish_rows<Isa>(call, columns[i], n, last(n), block.begin, block.rows, codes[i], second[i]);
         }
     }
 }
@@ -251,15 +274,18 @@ int64_t scratch_bytes(const LinearCall& call) {
 
 template <class Isa>
 void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void* scratch) {
-    const bool few = call.rows->m() <= Isa::kFewRows;
-    const int64_t step = Isa::kColumns * (few ? 1 : panels_at_once<Isa>(call));
-    for (int64_t n = begin; n < end; n += step) {
-        const int64_t last = n + step < end ? n + step : end;
-        if (few) {
-            few_rows<Isa>(call, n, last);
-        } else {
-            many_rows<Isa>(call, n, last, static_cast<typename Isa::Panel*>(scratch));
+    if (call.rows->m() <= Isa::kFewRows) {
+        for (int64_t n = begin; n < end; n += Isa::kColumns) {
+            few_rows<Isa>(call, n, n + Isa::kColumns < end ? n + Isa::kColumns : end);
         }
+        return;
+    }
+    typename Isa::Unit unit;
+    const int64_t step = Isa::kColumns * panels_at_once<Isa>(call);
+    const auto bounded = [&](int64_t n) { return n < end ? n : end; };
+    for (int64_t n = begin; n < end; n += step) {
+        many_rows<Isa>(call, n, bounded(n + step), bounded(n + 2 * step),
+                       static_cast<typename Isa::Panel*>(scratch), unit);
     }
 }
 
