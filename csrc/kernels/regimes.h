@@ -95,11 +95,10 @@ struct WordBlocks {
         return {m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15, 2.5};
     }
 
-    // What a thread sets up for the blocks of a call. It is told what comes after the present panels and the
-    // present block, and the steps of 64 digits until then.
+    // What a thread sets up for the blocks of a call. It is told where the next one's digits lie, and the steps
+    // of 64 digits until then. (To fetch the next panels' weights too makes the products wait for memory.)
     struct Unit {
-        void expect_weight(const void*, int64_t, int64_t) {}
-        void expect_block(const void*, int64_t, int64_t) {}
+        void expect(const void*, int64_t, int64_t) {}
     };
 
     // All sums of a block with `count` panels, `stride` elements from one to the next.
@@ -232,13 +231,12 @@ int64_t panels_at_once(const LinearCall& call) {
     return most < 1 ? 1 : most < blocks ? most : blocks;
 }
 
-// All blocks of many rows, against up to kPanels panels of the codes and as many of the second digits. Columns
-// [end, next) will follow.
+// All blocks of many rows, against up to kPanels panels of the codes and as many of the second digits.
 template <class Isa>
-void many_rows(const LinearCall& call, int64_t begin, int64_t end, int64_t next, typename Isa::Panel* panels,
+void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa::Panel* panels,
                typename Isa::Unit& unit) {
     const QuantizedRows& rows = *call.rows;
-    const int64_t size = panels_size<Isa>(call), first_size = panel_size<Isa>(rows), k = rows.k();
+    const int64_t size = panels_size<Isa>(call), first_size = panel_size<Isa>(rows);
     ColumnScales<Isa::kColumns> columns[Isa::kPanels];
     const auto last = [&](int64_t n) { return n + Isa::kColumns < end ? n + Isa::kColumns : end; };
     int64_t count = 0;
@@ -248,14 +246,13 @@ void many_rows(const LinearCall& call, int64_t begin, int64_t end, int64_t next,
         columns[count].set(call, n, last(n));
     }
     const int64_t steps = count * rows.padded_k() / kPadding;
-    unit.expect_weight(call.weight + end * k, (next - end) * k, steps * rows.blocks());
     TileSums<Isa, Isa::kMaxRows> codes[Isa::kPanels], second[Isa::kPanels];
     for (int64_t b = 0; b < rows.blocks(); ++b) {
         const Block& block = rows.block(b);
         if (b + 1 < rows.blocks()) {
             const Block& after = rows.block(b + 1);
             const int64_t digits = after.rows * rows.padded_k() * static_cast<int64_t>(sizeof(Digit<Isa>));
-            unit.expect_block(after.lo, after.high == High::kWhole ? 2 * digits : digits, steps);
+            unit.expect(after.lo, after.high == High::kWhole ? 2 * digits : digits, steps);
         }
         block_sums<Isa>(unit, rows, b, panels, size, count, codes);
         if (call.p > 0) block_sums<Isa>(unit, *call.outlier_rows, b, panels + first_size, size, count, second);
@@ -282,10 +279,8 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void* sc
     }
     typename Isa::Unit unit;
     const int64_t step = Isa::kColumns * panels_at_once<Isa>(call);
-    const auto bounded = [&](int64_t n) { return n < end ? n : end; };
     for (int64_t n = begin; n < end; n += step) {
-        many_rows<Isa>(call, n, bounded(n + step), bounded(n + 2 * step),
-                       static_cast<typename Isa::Panel*>(scratch), unit);
+        many_rows<Isa>(call, n, n + step < end ? n + step : end, static_cast<typename Isa::Panel*>(scratch), unit);
     }
 }
 
