@@ -43,6 +43,24 @@ void for_each_unit(const int8_t* digits, int64_t padded_k, int64_t unit, const V
     }
 }
 
+// Marks the words of a row that hold a non-zero digit, and counts them. Without branches, which vectorises.
+template <class Word>
+int64_t mark_words(const int8_t* digits, int64_t words, uint8_t* used) {
+    int64_t count = 0;
+    for (int64_t begin = 0; begin < words; begin += kPadding / kWordBytes) {
+        uint8_t part = 0;
+        for (int64_t w = begin; w < begin + kPadding / kWordBytes; ++w) {
+            Word word;
+            std::memcpy(&word, digits + w * static_cast<int64_t>(sizeof word), sizeof word);
+            const uint8_t nonzero = word != 0;
+            used[w] |= nonzero;
+            part += nonzero;
+        }
+        count += part;
+    }
+    return count;
+}
+
 // Digits as they are, or widened.
 template <class Digit>
 inline void copy_digits(const int8_t* from, int64_t count, Digit* to) {
@@ -111,8 +129,14 @@ High QuantizedRows::choose_form(const Block& block, const int8_t* hi, uint8_t* u
     for (int64_t r = 0; r < block.rows; ++r) {
         Row& row = row_[block.begin + r];
         if (!row.scale.has_high) continue;
-        for_each_unit(hi + r * padded_k_, padded_k_, unit_,
-                      [&](int64_t u) { used[u] = 1, ++row.units.count; });
+        const int8_t* digits = hi + r * padded_k_;
+        if (unit_ == 4) {
+            row.units.count = mark_words<uint32_t>(digits, units, used);
+        } else if (unit_ == 2) {
+            row.units.count = mark_words<uint16_t>(digits, units, used);
+        } else {
+            for_each_unit(digits, padded_k_, unit_, [&](int64_t u) { used[u] = 1, ++row.units.count; });
+        }
         total += row.units.count;
         most = std::max(most, row.units.count);
     }

@@ -22,7 +22,7 @@ struct Amx : Avx512Vnni {
     static DigitLayout layout(int64_t m) {
         if (m <= kFewRows) return {1, 1, kUnit, kWordBytes, 1.0, 2.5};
         if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, 1e9, 1e9};
-        return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 20.0};
+        return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 40.0};
     }
 
     // In pieces of k: those of the rows stay in the first-level cache while the panels pass.
