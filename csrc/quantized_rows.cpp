@@ -71,6 +71,14 @@ inline void copy_digits(const int8_t* from, int64_t count, Digit* to) {
     }
 }
 
+// A unit: mostly a word, whose size the compiler should know.
+template <class Digit>
+inline void copy_unit(const int8_t* from, int64_t unit, Digit* to) {
+    constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit));
+    if (unit == kWord) return copy_digits(from, kWord, to);
+    copy_digits(from, unit, to);
+}
+
 // Plain rows to groups of kDigits digits of each row in turn.
 template <int kDigits, class Digit>
 void interleave(const int8_t* from, int64_t rows, int64_t padded_k, Digit* to) {
@@ -174,7 +182,7 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, ui
             if (used[u] == 0) continue;
             Digit* at = digits + count / per_group * block.rows * group + count % per_group * unit_;
             for (int64_t r = 0; r < block.rows; ++r) {
-                copy_digits(hi + r * padded_k_ + u * unit_, unit_, at + r * group);
+                copy_unit(hi + r * padded_k_ + u * unit_, unit_, at + r * group);
             }
             index[count++] = static_cast<uint16_t>(u);
         }
@@ -188,7 +196,7 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, ui
             const int8_t* row = hi + r * padded_k_;
             for_each_unit(row, padded_k_, unit_, [&](int64_t u) {
                 *index++ = static_cast<uint16_t>(u);
-                copy_digits(row + u * unit_, unit_, digits);
+                copy_unit(row + u * unit_, unit_, digits);
                 digits += unit_;
             });
         }

@@ -9,7 +9,7 @@ namespace llmint8 {
 namespace {
 
 constexpr int64_t kDirectRows = 32;
-constexpr int64_t kPieceSteps = 8;  // of rows, and of a panel: 16 KiB each of 48
+constexpr int64_t kPieceSteps = 10;  // of rows, and of a panel: 16 KiB each of 48
 
 struct Amx : Avx512Vnni {
     using Unit = Tiles;

@@ -99,25 +99,28 @@ template <int kColumns>
 inline void finish_row(const LinearCall& call, const ColumnScales<kColumns>& columns, int64_t row,
                        int64_t begin, int64_t end, const DigitSums& sums, const DigitSums* second) {
     static_assert(kColumns % kGroup == 0, "a tile is whole vectors");
+    // Copies: what is written might otherwise change them, as far as the compiler knows.
+    const DigitSums own = sums, more = second != nullptr ? *second : DigitSums{};
+    const bool has_bias = columns.has_bias, whole = end - begin == kColumns;
+    const int dtype = call.dtype;
     const float row_scale = call.rows->row(row).scale.scale;
-    const int64_t bytes = call.dtype == LLMINT8_FLOAT32 ? 4 : 2;
+    const int64_t bytes = dtype == LLMINT8_FLOAT32 ? 4 : 2;
     char* const out = static_cast<char*>(call.y) + (row * call.n + begin) * bytes;
-    const bool whole = end - begin == kColumns;
     float wide[kColumns];
     for (int at = 0; at < kColumns; at += kGroup) {
         Floats y, scale, bias;
-        widen_digits(sums, at, y);
-        if (second != nullptr) add_second_digits(*second, at, y);
+        widen_digits(own, at, y);
+        if (more.low != nullptr) add_second_digits(more, at, y);
         std::memcpy(&scale, columns.scale + at, sizeof scale);
         y *= row_scale * scale;
-        if (columns.has_bias) {
+        if (has_bias) {
             std::memcpy(&bias, columns.bias + at, sizeof bias);
             y += bias;
         }
         make_canonical(y);
-        if (whole && call.dtype == LLMINT8_FLOAT32) {
+        if (whole && dtype == LLMINT8_FLOAT32) {
             std::memcpy(out + at * 4, &y, sizeof y);
-        } else if (whole && call.dtype == LLMINT8_BFLOAT16) {
+        } else if (whole && dtype == LLMINT8_BFLOAT16) {
             Halves halves;
             narrow_to_bfloat(y, halves);
             std::memcpy(out + at * 2, &halves, sizeof halves);
@@ -125,7 +128,7 @@ inline void finish_row(const LinearCall& call, const ColumnScales<kColumns>& col
             std::memcpy(wide + at, &y, sizeof y);
         }
     }
-    if (!whole || call.dtype == LLMINT8_FLOAT16) narrow(wide, call.dtype, end - begin, out);
+    if (!whole || dtype == LLMINT8_FLOAT16) narrow(wide, dtype, end - begin, out);
 }
 
 }  // namespace
