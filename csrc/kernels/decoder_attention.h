@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kernels/decoder_rows.h"
+#include "kernels/key_columns.h"
 #include "kernels/weighted_sums.h"
 
 namespace llmint8 {
@@ -16,7 +17,7 @@ constexpr int64_t kKeyBlock = 64;
 
 int64_t attention_bytes(int64_t rows, int64_t head_dim, int64_t keys) {
     const int64_t d = pad_floats(head_dim), scores = (rows + 1) * pad_floats(keys);
-    return ((2 * rows + kKeyBlock) * d + pad_floats(rows) + scores) * static_cast<int64_t>(sizeof(float));
+    return ((2 * rows + 2 * kKeyBlock) * d + pad_floats(rows) + scores) * static_cast<int64_t>(sizeof(float));
 }
 
 class Attention {
@@ -32,7 +33,8 @@ class Attention {
         queries_ = static_cast<float*>(scratch);
         sums_ = queries_ + rows_ * d_;
         block_ = sums_ + rows_ * d_;
-        inverse_ = block_ + kKeyBlock * d_;
+        transposed_ = block_ + kKeyBlock * d_;
+        inverse_ = transposed_ + kKeyBlock * d_;
         dense_ = inverse_ + pad_floats(rows_);
         scores_ = dense_ + stride_;
     }
@@ -87,9 +89,16 @@ class Attention {
         int64_t begin = 0, end = rows_;
         while (begin < end && visible(begin).end <= block.keys.begin) begin += task_.heads;
         while (end > begin && visible(end - 1).begin >= block.keys.end) end -= task_.heads;
+        const int64_t keys = block.keys.end - block.keys.begin;
+        if (kSixteenInRegister && end - begin >= kLeastSharingRows) {
+            transpose_keys(block.rows, keys, d_, transposed_);
+            dot_transposed(queries_ + begin * d_, d_, end - begin, transposed_, keys, d_,
+                           scores(begin, block.keys.begin), stride_);
+            return;
+        }
         const DotProducts products{queries_ + begin * d_,           d_,     block.rows, d_, d_,
                                    scores(begin, block.keys.begin), stride_};
-        products.run(end - begin, block.keys.end - block.keys.begin);
+        products.run(end - begin, keys);
     }
 
     // Scores of a row to weights, not yet divided by their sum; returns the sum's inverse, 0 without keys.
@@ -177,7 +186,7 @@ class Attention {
 
     const AttentionTask& task_;
     int64_t rows_, d_, first_, last_, stride_;
-    float *queries_, *sums_, *block_, *inverse_, *dense_, *scores_;
+    float *queries_, *sums_, *block_, *transposed_, *inverse_, *dense_, *scores_;
 };
 
 void attend(const AttentionTask& task, void* scratch) {
