@@ -89,6 +89,7 @@ void gate(int dtype, int activation, const void* up, int64_t count, void* gate) 
 
 // Rows of d elements, d_padded floats apart, zeros behind.
 void widen_rows(int dtype, const void* x, int64_t rows, int64_t d, int64_t d_padded, float* to) {
+    if (d == d_padded) return widen(x, dtype, rows * d, to);
     const int64_t bytes = dtype == LLMINT8_FLOAT32 ? 4 : 2;
     for (int64_t r = 0; r < rows; ++r, to += d_padded) {
         widen(static_cast<const char*>(x) + r * d * bytes, dtype, d, to);

@@ -47,9 +47,15 @@ LLMINT8_INLINE void exchange_all(Vector16 (&v)[16]) {
 inline void transpose_keys(const float* keys, int64_t count, int64_t d, float* to) {
     for (int64_t key = 0; key < count; key += 16, to += 16 * d) {
         for (int64_t i = 0; i < d; i += 16) {
-            Vector16 v[16] = {};
-            for (int64_t c = 0; c < 16 && key + c < count; ++c) {
-                std::memcpy(&v[c], keys + (key + c) * d + i, sizeof v[c]);
+            Vector16 v[16];
+            if (key + 16 <= count) {
+#pragma GCC unroll 16
+                for (int64_t c = 0; c < 16; ++c) std::memcpy(&v[c], keys + (key + c) * d + i, sizeof v[c]);
+            } else {
+                for (int64_t c = 0; c < 16; ++c) {
+                    v[c] = Vector16{};
+                    if (key + c < count) std::memcpy(&v[c], keys + (key + c) * d + i, sizeof v[c]);
+                }
             }
             exchange_all<1>(v);
             exchange_all<2>(v);
@@ -60,46 +66,64 @@ inline void transpose_keys(const float* keys, int64_t count, int64_t d, float* t
     }
 }
 
-// kRows rows of x times sixteen keys.
-template <int kRows>
-LLMINT8_INLINE void dot_sixteen(const float* x, int64_t x_stride, const float* keys, int64_t d, float* out,
-                                int64_t out_stride) {
-    const auto key = [keys](int64_t i, Vector16& lanes) { std::memcpy(&lanes, keys + i * 16, sizeof lanes); };
-    Vector16 pair[kRows][8];
+// Rows of x, of 16 * steps elements, times sixteen transposed keys.
+struct SixteenKeys {
+    const float* x;
+    int64_t x_stride;
+    const float* keys;
+    int64_t steps;
+    float* out;
+    int64_t out_stride;
+
+    // kSteps: known to the compiler, or 0.
+    template <int kRows, int kSteps>
+    LLMINT8_INLINE void run(int64_t row) const {
+        const float* const rows = x + row * x_stride;
+        const int64_t count = kSteps > 0 ? kSteps : steps, stride = x_stride;
+        Vector16 pair[kRows][8];
+#pragma GCC unroll 1  // or GCC would load all of the rows first, and run out of registers
+        for (int j = 0; j < 8; ++j) {
+            Vector16 low[kRows] = {}, high[kRows] = {}, left, right;
+            const float* at = keys + j * 16;
 #pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) {
-        Vector16 low[kRows], high[kRows], left, right;
-        key(j, left), key(j + 8, right);
-        for (int r = 0; r < kRows; ++r) {
-            low[r] = x[r * x_stride + j] * left;
-            high[r] = x[r * x_stride + j + 8] * right;
-        }
-        for (int64_t i = 16 + j; i < d; i += 16) {
-            key(i, left), key(i + 8, right);
-            for (int r = 0; r < kRows; ++r) {
-                low[r] += x[r * x_stride + i] * left;
-                high[r] += x[r * x_stride + i + 8] * right;
+            for (int64_t i = 0; i < count; ++i, at += 256) {
+                std::memcpy(&left, at, sizeof left);
+                std::memcpy(&right, at + 128, sizeof right);
+                for (int r = 0; r < kRows; ++r) {
+                    const float* const own = rows + r * stride + i * 16 + j;
+                    const Vector16 first = own[0] * left, second = own[8] * right;
+                    low[r] = i == 0 ? first : low[r] + first;
+                    high[r] = i == 0 ? second : high[r] + second;
+                }
             }
+            for (int r = 0; r < kRows; ++r) pair[r][j] = low[r] + high[r];
         }
-        for (int r = 0; r < kRows; ++r) pair[r][j] = low[r] + high[r];
+        for (int r = 0; r < kRows; ++r) {
+            const Vector16(&s)[8] = pair[r];
+            const Vector16 sum = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
+            std::memcpy(out + (row + r) * out_stride, &sum, sizeof sum);
+        }
     }
-    for (int r = 0; r < kRows; ++r) {
-        const Vector16(&s)[8] = pair[r];
-        const Vector16 sum = ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7]));
-        std::memcpy(out + r * out_stride, &sum, sizeof sum);
+
+    template <int kSteps>
+    void run_all(int64_t rows) const {
+        int64_t r = 0;
+        for (; r + 3 <= rows; r += 3) run<3, kSteps>(r);
+        for (; r < rows; ++r) run<1, kSteps>(r);
     }
-}
+};
 
 // Rows of x times transposed keys: out[r * out_stride + key], also for the zeros past the last key.
 inline void dot_transposed(const float* x, int64_t x_stride, int64_t rows, const float* keys, int64_t count,
                            int64_t d, float* out, int64_t out_stride) {
     for (int64_t key = 0; key < count; key += 16, keys += 16 * d) {
-        int64_t r = 0;
-        for (; r + 2 <= rows; r += 2) {
-            dot_sixteen<2>(x + r * x_stride, x_stride, keys, d, out + r * out_stride + key, out_stride);
-        }
-        if (r < rows) {
-            dot_sixteen<1>(x + r * x_stride, x_stride, keys, d, out + r * out_stride + key, out_stride);
+        const SixteenKeys products{x, x_stride, keys, d / 16, out + key, out_stride};
+        if (d == 64) {
+            products.run_all<4>(rows);
+        } else if (d == 128) {
+            products.run_all<8>(rows);
+        } else {
+            products.run_all<0>(rows);
         }
     }
 }

@@ -68,7 +68,8 @@ LLMINT8_INLINE void add_values(const float* const* weights, const float* values,
 template <int kRows>
 void add_value_rows(const float* const* weights, const float* values, int64_t d, int64_t count,
                     float* const* sums) {
-    constexpr int kGroups = kRows == 1 ? 4 : 2;  // accumulators enough to hide an addition's latency
+    // Accumulators enough to hide an addition's latency, and as many as there are registers for.
+    constexpr int kGroups = kRows == 1 || LLMINT8_VECTOR_BYTES == 64 ? 4 : 2;
     float* at[kRows];
     int64_t i = 0;
     for (; i + kGroups * kLanes <= d; i += kGroups * kLanes) {
