@@ -190,7 +190,8 @@ void linear_group(const KernelTable& kernels, int threads, const LinearCall* cal
     }
     int64_t width = padded(k);
     for (int64_t i = 0; i < count; ++i) width += padded(calls[i].p);
-    const int64_t row_bytes = 2 * width * kernels.layout(m).digit_bytes, size = first.dtype == LLMINT8_FLOAT32 ? 4 : 2;
+    const int64_t row_bytes = 2 * width * kernels.layout(m).digit_bytes,
+                  size = first.dtype == LLMINT8_FLOAT32 ? 4 : 2;
     const int64_t most = std::max(kLeastRows, kChunkBytes / std::max<int64_t>(1, row_bytes));
     const int64_t chunks = (m + most - 1) / most;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {

@@ -30,7 +30,8 @@ void for_each_unit(const int8_t* digits, int64_t padded_k, int64_t unit, const V
             uint64_t eight;
             std::memcpy(&eight, digits + j, sizeof eight);
             while (eight != 0) {
-                const int64_t u = (j + __builtin_ctzll(eight) / 8) / unit;  // the first digit is the lowest byte
+                const int64_t u =
+                    (j + __builtin_ctzll(eight) / 8) / unit;  // the first digit is the lowest byte
                 visit(u);
                 const int64_t next = (u + 1) * unit - j;
                 if (next >= 8) {

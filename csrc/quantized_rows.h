@@ -1,14 +1,14 @@
 // Quantised activations as a type: where the digits of each row lie, and which of them are outliers.
 //
 // Digits are int8 or, for kernels that multiply 16-bit integers, int16. Rows are grouped in blocks of nearly
-// equal size; inside a block, groups of a kernel's choice of each row alternate ([group][row][bytes]), so that
-// a kernel which handles a block at a time reads one stream. A block of one row is simply that row.
+// equal size; inside a block, groups of a kernel's choice of each row alternate ([group][row][bytes]), so
+// that a kernel which handles a block at a time reads one stream. A block of one row is simply that row.
 //
 // High digits are mostly zero, so a block keeps them in whichever form costs its kernel least: not at all, as
 // a list of the units that hold a non-zero one (one list for all rows where they share their outliers, else
 // one for each row), or whole, as the low digits. A unit is a word of four bytes (4 or 2 consecutive digits),
-// or in a plain row what the kernel asks. Units listed for a block are in groups as the low digits, with zeros
-// after the last.
+// or in a plain row what the kernel asks. Units listed for a block are in groups as the low digits, with
+// zeros after the last.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +43,8 @@ struct RowScale {
 struct DigitLayout {
     int64_t rows_per_block;  // at most; 1 means plain rows
     int64_t digit_bytes;     // 1 or 2
-    int64_t unit;         // digits in a high unit of a plain row: what a dot product loads at once; divides 64
-    int64_t group_bytes;        // bytes of a row in a group: a word, or as many as rows are padded to
+    int64_t unit;  // digits in a high unit of a plain row: what a dot product loads at once; divides 64
+    int64_t group_bytes;  // bytes of a row in a group: a word, or as many as rows are padded to
     // What a high unit costs the kernel, in those of the dense product: listed for a block or for a row.
     double shared_cost, own_cost;
 };

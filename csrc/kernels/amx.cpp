@@ -18,7 +18,8 @@ struct Amx : Avx512Vnni {
     static constexpr int64_t kFewRows = 1;
 
     // Direct rows have their high digits whole. Else a listed word of a block must be copied from the panel,
-    // and one of a row takes two instructions where the dense product shares one among sixteen rows and words.
+    // and one of a row takes two instructions where the dense product shares one among sixteen rows and
+    // words.
     static DigitLayout layout(int64_t m) {
         if (m <= kFewRows) return {1, 1, kUnit, kWordBytes, 1.0, 2.5};
         if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, 1e9, 1e9};
@@ -76,9 +77,7 @@ struct Amx : Avx512Vnni {
     }
 
   private:
-    static int64_t steps_of(int64_t words) {
-        return (words * kWordBytes + kStepBytes - 1) / kStepBytes;
-    }
+    static int64_t steps_of(int64_t words) { return (words * kWordBytes + kStepBytes - 1) / kStepBytes; }
 
     static TileRows rows_of(const void* digits, int64_t rows, int64_t upper) {
         return {digits, static_cast<const int8_t*>(digits) + upper * kStepBytes, kStepBytes,

@@ -1,6 +1,6 @@
-// The tile registers of AMX: each holds 16 rows of 64 bytes, and one instruction multiplies 16 rows of 64 bytes
-// by 64 bytes of 16 columns, with int32 sums. Four of them hold sums, in 2 x 2 quarters.
-// Internal linkage, as in float_bits.h and for the same reason.
+// The tile registers of AMX: each holds 16 rows of 64 bytes, and one instruction multiplies 16 rows of 64
+// bytes by 64 bytes of 16 columns, with int32 sums. Four of them hold sums, in 2 x 2 quarters. Internal
+// linkage, as in float_bits.h and for the same reason.
 #pragma once
 
 #if defined(LLMINT8_EMULATE_AMX)
@@ -41,7 +41,8 @@ struct TileColumns {
     int64_t word, step;
 };
 
-// Memory that will be read soon, to be fetched into the second-level cache a little with each step of a product.
+// Memory that will be read soon, to be fetched into the second-level cache a little with each step of a
+// product.
 class Ahead {
   public:
     Ahead() = default;

@@ -1,5 +1,6 @@
-// AVX-512 VNNI, also for what AMX leaves to it: vpdpbusd multiplies 64 unsigned bytes by 64 signed ones and sums fours into int32 lanes.
-// Weights become unsigned by adding 128 (one xor), which the row's digit sum undoes.
+// AVX-512 VNNI, also for what AMX leaves to it: vpdpbusd multiplies 64 unsigned bytes by 64 signed ones and
+// sums fours into int32 lanes. Weights become unsigned by adding 128 (one xor), which the row's digit sum
+// undoes.
 #pragma once
 
 #if defined(LLMINT8_EMULATE_AVX512)

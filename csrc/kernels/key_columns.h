@@ -1,7 +1,7 @@
-// Dot products of many rows with sixteen keys at once, one key in each lane of a register: the sixteen lanes of
-// a sum (lanes.h) become sixteen registers, and its tree additions of registers, without a shuffle. Worth the
-// keys' transposition where several rows share it, and a register holds as many. Same sums, same bits but for
-// the sign of a zero. Internal linkage, as in float_bits.h and for the same reason.
+// Dot products of many rows with sixteen keys at once, one key in each lane of a register: the sixteen lanes
+// of a sum (lanes.h) become sixteen registers, and its tree additions of registers, without a shuffle. Worth
+// the keys' transposition where several rows share it, and a register holds as many. Same sums, same bits but
+// for the sign of a zero. Internal linkage, as in float_bits.h and for the same reason.
 #pragma once
 
 #include "kernels/lanes.h"

@@ -92,11 +92,13 @@ struct WordBlocks {
 
     // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.
     static DigitLayout layout(int64_t m) {
-        return {m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15, 2.5};
+        return {
+            m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15, 2.5};
     }
 
-    // What a thread sets up for the blocks of a call. It is told where the next one's digits lie, and the steps
-    // of 64 digits until then. (To fetch the next panels' weights too makes the products wait for memory.)
+    // What a thread sets up for the blocks of a call. It is told where the next one's digits lie, and the
+    // steps of 64 digits until then. (To fetch the next panels' weights too makes the products wait for
+    // memory.)
     struct Unit {
         void expect(const void*, int64_t, int64_t) {}
     };
@@ -226,7 +228,8 @@ constexpr int64_t kPanelBytes = 1 << 20;
 // Panels that many rows meet together. More of them save nothing unless they outnumber the blocks.
 template <class Isa>
 int64_t panels_at_once(const LinearCall& call) {
-    const int64_t fit = kPanelBytes / (panels_size<Isa>(call) * static_cast<int64_t>(sizeof(typename Isa::Panel)));
+    const int64_t fit =
+        kPanelBytes / (panels_size<Isa>(call) * static_cast<int64_t>(sizeof(typename Isa::Panel)));
     const int64_t most = Isa::kPanels < fit ? Isa::kPanels : fit, blocks = call.rows->blocks();
     return most < 1 ? 1 : most < blocks ? most : blocks;
 }
@@ -255,7 +258,8 @@ void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa:
             unit.expect(after.lo, after.high == High::kWhole ? 2 * digits : digits, steps);
         }
         block_sums<Isa>(unit, rows, b, panels, size, count, codes);
-        if (call.p > 0) block_sums<Isa>(unit, *call.outlier_rows, b, panels + first_size, size, count, second);
+        if (call.p > 0)
+            block_sums<Isa>(unit, *call.outlier_rows, b, panels + first_size, size, count, second);
         for (int64_t n = begin, i = 0; n < end; n += Isa::kColumns, ++i) {
             finish_rows<Isa>(call, columns[i], n, last(n), block.begin, block.rows, codes[i], second[i]);
         }
@@ -280,13 +284,14 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void* sc
     typename Isa::Unit unit;
     const int64_t step = Isa::kColumns * panels_at_once<Isa>(call);
     for (int64_t n = begin; n < end; n += step) {
-        many_rows<Isa>(call, n, n + step < end ? n + step : end, static_cast<typename Isa::Panel*>(scratch), unit);
+        many_rows<Isa>(call, n, n + step < end ? n + step : end, static_cast<typename Isa::Panel*>(scratch),
+                       unit);
     }
 }
 
 template <class Isa>
 constexpr KernelTable make_table(const char* name, uint32_t required_features) {
-    return {name,        required_features,    Isa::kColumns, Isa::layout, scratch_bytes<Isa>,
+    return {name,         required_features,  Isa::kColumns, Isa::layout, scratch_bytes<Isa>,
             quantize_row, linear_columns<Isa>};
 }
 

@@ -136,7 +136,8 @@ inline RowScale quantize(Row x, int64_t k, float threshold, int8_t* lo, int8_t* 
 
 inline RowScale quantize_row(const void* x, int dtype, int64_t k, float threshold, float* widened, int8_t* lo,
                              int8_t* hi) {
-    if (dtype == LLMINT8_FLOAT32) return quantize(FloatRow{static_cast<const float*>(x)}, k, threshold, lo, hi);
+    if (dtype == LLMINT8_FLOAT32)
+        return quantize(FloatRow{static_cast<const float*>(x)}, k, threshold, lo, hi);
     if (dtype == LLMINT8_BFLOAT16) {
         return quantize(BfloatRow{static_cast<const uint16_t*>(x)}, k, threshold, lo, hi);
     }

@@ -73,7 +73,6 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void*) {
 
 }  // namespace
 
-const KernelTable kScalarTable = {"scalar",      0,            kColumns,      layout,
-                                  scratch_bytes, quantize_row, linear_columns};
+const KernelTable kScalarTable = {"scalar", 0, kColumns, layout, scratch_bytes, quantize_row, linear_columns};
 
 }  // namespace llmint8

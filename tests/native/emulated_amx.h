@@ -62,7 +62,8 @@ inline void multiply(int sums, int left, int right) {
             uint32_t sum;
             std::memcpy(&sum, c.row[m] + 4 * n, 4);
             for (int k = 0; k < a.row_bytes; ++k) {
-                const int product = static_cast<int8_t>(a.row[m][k]) * static_cast<Right>(b.row[k / 4][4 * n + k % 4]);
+                const int product =
+                    static_cast<int8_t>(a.row[m][k]) * static_cast<Right>(b.row[k / 4][4 * n + k % 4]);
                 sum += static_cast<uint32_t>(product);
             }
             std::memcpy(c.row[m] + 4 * n, &sum, 4);
