@@ -65,7 +65,8 @@ LLMINT8_API int32_t llmint8_quantize_rows(int32_t isa, int32_t threads, int32_t 
  * A second digit for p columns of the weight, 0 for none: outlier_cols int32 [p], each within [0, k), and
  * weight_low int8 [n, p].
  * Extra memory: 4 bytes per element of x, but never more than for 256 rows or 8 MiB, whichever is more;
- * 32 bytes per column of x and thread; a constant per row; outlier columns count as more columns of x. */
+ * 32 bytes per column of x and thread, with AMX and many rows up to four times that or 1 MiB, whichever is
+ * less, but not less than once; a constant per row; outlier columns count as more columns of x. */
 LLMINT8_API int32_t llmint8_linear(int32_t isa, int32_t threads, int32_t dtype, int32_t bias_dtype, int64_t m,
                                    int64_t k, int64_t n, const void* x, const int8_t* weight,
                                    const float* absmax, const void* bias, float threshold, int64_t p,

@@ -89,26 +89,25 @@ struct Amx : Avx512Vnni {
     }
 };
 
-// Sums of up to 16 rows in up to 32 columns, as the tiles return them and as rows.
-struct DirectSums {
-    void transpose_left(int32_t (*rows)[Amx::kColumns]) const { transpose_to(left, rows); }
-    void transpose_right(int32_t (*rows)[Amx::kColumns]) const { transpose_to(right, rows); }
-
-    static void transpose_to(const int32_t (*columns)[kTileRows], int32_t (*rows)[Amx::kColumns]) {
-        for (int half = 0; half < Amx::kColumns; half += kTileRows) {
-            __m512i v[kTileRows];
-            for (int c = 0; c < kTileRows; ++c) v[c] = _mm512_load_si512(columns[half + c]);
-            transpose(v);
-            for (int r = 0; r < kTileRows; ++r) _mm512_store_si512(rows[r] + half, v[r]);
-        }
-    }
-
-    alignas(64) int32_t left[Amx::kColumns][kTileRows], right[Amx::kColumns][kTileRows];
+// Direct rows meet the codes as they are.
+struct Direct : Amx {
+    static constexpr int32_t kOffset = 0;
 };
+using DirectSums = TileSums<Direct, kTileRows>;
+
+// Sums of up to 16 rows as the tiles return them, [column][row], to [row][column].
+void transpose_sums(const int32_t (*columns)[kTileRows], int32_t (*rows)[Amx::kColumns]) {
+    for (int half = 0; half < Amx::kColumns; half += kTileRows) {
+        __m512i v[kTileRows];
+        for (int c = 0; c < kTileRows; ++c) v[c] = _mm512_load_si512(columns[half + c]);
+        transpose(v);
+        for (int r = 0; r < kTileRows; ++r) _mm512_store_si512(rows[r] + half, v[r]);
+    }
+}
 
 // A block of direct rows times columns [begin, end) of a product.
 void direct_sums(Tiles& tiles, const Product& product, int64_t b, int64_t begin, int64_t end,
-                 TileSums<Amx, kTileRows>& sums) {
+                 DirectSums& sums) {
     const Block& block = product.rows->block(b);
     const int64_t k = product.rows->k(), whole = k / kStepBytes, word = block.rows * kWordBytes;
     const WeightRows<Amx::kColumns> weight(product, begin, end);
@@ -131,18 +130,15 @@ void direct_sums(Tiles& tiles, const Product& product, int64_t b, int64_t begin,
         const TileRows last{tail[0], tail[upper], kStepBytes, 0};
         tiles.add<false>(last, columns, whole);
     }
-    DirectSums found;
-    tiles.store(found.left[0], high ? found.right[0] : nullptr, kTileRows);
-    found.transpose_left(sums.low);
-    if (high) found.transpose_right(sums.high);
+    alignas(64) int32_t low[Amx::kColumns][kTileRows], high_sums[Amx::kColumns][kTileRows];
+    tiles.store(low[0], high ? high_sums[0] : nullptr, kTileRows);
+    transpose_sums(low, sums.low);
+    if (high) transpose_sums(high_sums, sums.high);
 }
 
 void direct_rows(const LinearCall& call, int64_t begin, int64_t end) {
     Tiles tiles;
-    TileSums<Amx, kTileRows> codes, second;
-    const auto of = [](const TileSums<Amx, kTileRows>& sums, int64_t r, const RowScale& scale) {
-        return DigitSums{sums.low[r], scale.has_high ? sums.high[r] : nullptr, 0, 0};
-    };
+    DirectSums codes, second;
     for (int64_t n = begin; n < end; n += Amx::kColumns) {
         const int64_t last = n + Amx::kColumns < end ? n + Amx::kColumns : end;
         const ColumnScales<Amx::kColumns> columns(call, n, last);
@@ -150,16 +146,7 @@ void direct_rows(const LinearCall& call, int64_t begin, int64_t end) {
             const Block& block = call.rows->block(b);
             direct_sums(tiles, call.codes(), b, n, last, codes);
             if (call.p > 0) direct_sums(tiles, call.second_digits(), b, n, last, second);
-            for (int64_t r = 0; r < block.rows; ++r) {
-                const int64_t row = block.begin + r;
-                const DigitSums sums = of(codes, r, call.rows->row(row).scale);
-                if (call.p == 0) {
-                    finish_row(call, columns, row, n, last, sums, nullptr);
-                } else {
-                    const DigitSums more = of(second, r, call.outlier_rows->row(row).scale);
-                    finish_row(call, columns, row, n, last, sums, &more);
-                }
-            }
+            finish_rows<Direct>(call, columns, n, last, block.begin, block.rows, codes, second);
         }
     }
 }

@@ -5,131 +5,13 @@
 // fits L2, and small tiles of sums stay in registers while one word of a row is broadcast at a time. An
 // outlier costs one more product, because its word in the panel is found by index.
 //
-// Internal linkage, as in float_bits.h and for the same reason. An Isa provides, as static members:
-//   Digit, Panel               element types of the activations and of a panel; they have one size
-//   kColumns, kMaxRows         columns of a panel; rows of a tile of sums
-//   kDotRows, kDotColumns      rows of x and rows of the weight that one dot product pass reads side by side
-//   kUnit                      digits that a dot product loads at once; divides 64
-//   kFewRows                   up to here packing a panel costs more than it saves
-//   kOffset                    what was added to every weight; the row's digit sum undoes it
-//   dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows
-//   dot_units(columns, units, sums)          the same for the listed units of one row
-//   pack_panel(product, begin, end, panel)   weight rows [begin, end), repeated to kColumns
-//   tile_units<1>(panel, units, sums)        sums[0][0 .. kColumns) of the listed words of one row
-// and how it multiplies a block of rows, as WordBlocks says.
+// Internal linkage, as in float_bits.h and for the same reason.
 #pragma once
 
-#include "kernels/epilogue.h"
-#include "kernels/weight_rows.h"
+#include "kernels/isa.h"
 
 namespace llmint8 {
 namespace {
-
-template <class Isa>
-using Digit = typename Isa::Digit;
-
-// Those that a dot product reads.
-template <class Isa>
-using DotColumns = WeightRows<Isa::kDotColumns>;
-
-// Digits of a plain row, low or high, and where their sums go.
-template <class Digit>
-struct RowSums {
-    const Digit* digits;
-    int32_t* sums;
-};
-
-template <class Isa>
-using DotRow = RowSums<Digit<Isa>>;
-
-// Calls a microkernel of the Isa with the number of rows as a constant.
-template <class Isa, int kRows>
-struct Rows {
-    using Sums = int32_t (*)[Isa::kColumns];
-
-    static void dot(int64_t rows, const DotColumns<Isa>& w, const DotRow<Isa>* row, int64_t k, int64_t at) {
-        if (rows == kRows) {
-            Isa::template dot<kRows>(w, row, k, at);
-        } else {
-            Rows<Isa, kRows - 1>::dot(rows, w, row, k, at);
-        }
-    }
-
-    static void tile(int64_t rows, const typename Isa::Panel* panel, const void* digits, int64_t words,
-                     Sums sums) {
-        if (rows == kRows) {
-            Isa::template tile<kRows>(panel, static_cast<const Digit<Isa>*>(digits), words, sums);
-        } else {
-            Rows<Isa, kRows - 1>::tile(rows, panel, digits, words, sums);
-        }
-    }
-
-    static void tile_units(int64_t rows, const typename Isa::Panel* panel, const HighUnits& units,
-                           Sums sums) {
-        if (rows == kRows) {
-            Isa::template tile_units<kRows>(panel, units, sums);
-        } else {
-            Rows<Isa, kRows - 1>::tile_units(rows, panel, units, sums);
-        }
-    }
-};
-
-template <class Isa>
-struct Rows<Isa, 0> {
-    using Sums = int32_t (*)[Isa::kColumns];
-
-    static void dot(int64_t, const DotColumns<Isa>&, const DotRow<Isa>*, int64_t, int64_t) {}
-    static void tile(int64_t, const typename Isa::Panel*, const void*, int64_t, Sums) {}
-    static void tile_units(int64_t, const typename Isa::Panel*, const HighUnits&, Sums) {}
-};
-
-// The base of an Isa that multiplies a block of R rows word by word, with more members:
-//   tile<R>(panel, digits, words, sums)      sums[r][0 .. kColumns) of an interleaved block of R rows
-//   tile_units<R>(panel, units, sums)        the same for the listed words
-template <class Isa>
-struct WordBlocks {
-    static constexpr int kPanels = 1;  // panels that stay in the cache while all rows pass
-
-    // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.
-    static DigitLayout layout(int64_t m) {
-        return {
-            m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15, 2.5};
-    }
-
-    // What a thread sets up for the blocks of a call. It is told where the next one's digits lie, and the
-    // steps of 64 digits until then. (To fetch the next panels' weights too makes the products wait for
-    // memory.)
-    struct Unit {
-        void expect(const void*, int64_t, int64_t) {}
-    };
-
-    // All sums of a block with `count` panels, `stride` elements from one to the next.
-    template <class Panel, class Sums>
-    static void block(Unit&, int64_t rows, const Panel* panels, int64_t stride, int64_t count,
-                      const void* digits, int64_t words, const Sums& sums_of) {
-        for (int64_t i = 0; i < count; ++i) {
-            Rows<Isa, Isa::kMaxRows>::tile(rows, panels + i * stride, digits, words, sums_of(i));
-        }
-    }
-
-    // Those of words that are listed for all rows.
-    template <class Panel, class Sums>
-    static void block_units(Unit&, int64_t rows, const Panel* panel, const HighUnits& units, Sums sums) {
-        Rows<Isa, Isa::kMaxRows>::tile_units(rows, panel, units, sums);
-    }
-};
-
-// The sums of up to kRows rows of a product in one tile of columns.
-template <class Isa, int kRows>
-struct TileSums {
-    // Those of one row, for the epilogue.
-    DigitSums take(int64_t r, const RowScale& scale) const {
-        return {low[r], scale.has_high ? high[r] : nullptr, Isa::kOffset * scale.lo_sum,
-                Isa::kOffset * scale.hi_sum};
-    }
-
-    alignas(64) int32_t low[kRows][Isa::kColumns], high[kRows][Isa::kColumns];
-};
 
 // All rows, which are few, times one tile of columns.
 template <class Isa>
