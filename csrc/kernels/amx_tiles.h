@@ -77,8 +77,12 @@ class Tiles {
     }
 
     // Memory that is to be fetched during the next steps.
-    void expect(const void* from, int64_t bytes, int64_t steps) { ahead_ = {from, bytes, steps}; }
-    LLMINT8_INLINE void fetch() { ahead_.step(); }
+    void expect(const void* from, int64_t bytes, int64_t steps) { digits_ = {from, bytes, steps}; }
+    void expect_weight(const void* from, int64_t bytes, int64_t steps) { weight_ = {from, bytes, steps}; }
+    LLMINT8_INLINE void fetch() {
+        digits_.step();
+        weight_.step();
+    }
 
     // For up to 32 rows, and twice up to 16 columns.
     void shape(int64_t rows, int64_t columns) {
@@ -174,7 +178,7 @@ class Tiles {
     };
 
     int64_t rows_ = 0, columns_ = 0;
-    Ahead ahead_;
+    Ahead digits_, weight_;
 };
 
 }  // namespace

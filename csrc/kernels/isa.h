@@ -90,11 +90,11 @@ struct WordBlocks {
             m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15, 2.5};
     }
 
-    // What a thread sets up for the blocks of a call. It is told where the next one's digits lie, and the
-    // steps of 64 digits until then. (To fetch the next panels' weights too makes the products wait for
-    // memory.)
+    // What a thread sets up for the blocks of a call. It is told where the next block's digits and the next
+    // panels' weights lie, and the steps of 64 digits until then.
     struct Unit {
         void expect(const void*, int64_t, int64_t) {}
+        void expect_weight(const void*, int64_t, int64_t) {}
     };
 
     // All sums of a block with `count` panels, `stride` elements from one to the next.

@@ -116,9 +116,13 @@ int64_t panels_at_once(const LinearCall& call) {
     return most < 1 ? 1 : most < blocks ? most : blocks;
 }
 
+// With fewer blocks the next weights would have to come so fast that products wait for memory.
+constexpr int64_t kPatientBlocks = 8;
+
 // All blocks of many rows, against up to kPanels panels of the codes and as many of the second digits.
+// Columns [end, next) come after these.
 template <class Isa>
-void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa::Panel* panels,
+void many_rows(const LinearCall& call, int64_t begin, int64_t end, int64_t next, typename Isa::Panel* panels,
                typename Isa::Unit& unit) {
     const QuantizedRows& rows = *call.rows;
     const int64_t size = panels_size<Isa>(call), first_size = panel_size<Isa>(rows);
@@ -131,6 +135,9 @@ void many_rows(const LinearCall& call, int64_t begin, int64_t end, typename Isa:
         columns[count].set(call, n, last(n));
     }
     const int64_t steps = count * rows.padded_k() / kPadding;
+    if (rows.blocks() >= kPatientBlocks) {
+        unit.expect_weight(call.weight + end * rows.k(), (next - end) * rows.k(), steps * rows.blocks());
+    }
     TileSums<Isa, Isa::kMaxRows> codes[Isa::kPanels], second[Isa::kPanels];
     for (int64_t b = 0; b < rows.blocks(); ++b) {
         const Block& block = rows.block(b);
@@ -165,9 +172,10 @@ void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void* sc
     }
     typename Isa::Unit unit;
     const int64_t step = Isa::kColumns * panels_at_once<Isa>(call);
+    const auto bounded = [&](int64_t n) { return n < end ? n : end; };
     for (int64_t n = begin; n < end; n += step) {
-        many_rows<Isa>(call, n, n + step < end ? n + step : end, static_cast<typename Isa::Panel*>(scratch),
-                       unit);
+        many_rows<Isa>(call, n, bounded(n + step), bounded(n + 2 * step),
+                       static_cast<typename Isa::Panel*>(scratch), unit);
     }
 }
 
