@@ -21,7 +21,7 @@ struct Amx : Avx512Vnni {
     // and one of a row takes two instructions where the dense product shares one among sixteen rows and
     // words.
     static DigitLayout layout(int64_t m) {
-        if (m <= kFewRows) return {1, 1, kUnit, kWordBytes, 1.0, 2.5};
+        if (m <= kFewRows) return Avx512Vnni::layout(m);
         if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, 1e9, 1e9};
         return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 40.0};
     }

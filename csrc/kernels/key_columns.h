@@ -12,14 +12,6 @@ namespace {
 constexpr bool kSixteenInRegister = LLMINT8_VECTOR_BYTES == 64;  // else keys as they lie are as fast
 constexpr int64_t kLeastSharingRows = 6;
 
-typedef int32_t Index16 __attribute__((vector_size(64)));
-typedef float Vector16 __attribute__((vector_size(64)));
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define LLMINT8_SHUFFLE16(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define LLMINT8_SHUFFLE16(a, b, ...) __builtin_shuffle(a, b, (Index16{__VA_ARGS__}))
-#endif
 #define LLMINT8_SIXTEEN(f) \
     f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
 
