@@ -9,7 +9,7 @@ namespace llmint8 {
 namespace {
 
 constexpr int64_t kDirectRows = 32;
-constexpr int64_t kPieceSteps = 10;  // of rows, and of a panel: 16 KiB each of 48
+constexpr int64_t kPieceSteps = 10;  // of rows, and of a panel: 20 KiB each of 48
 
 struct Amx : Avx512Vnni {
     using Unit = Tiles;
@@ -17,9 +17,9 @@ struct Amx : Avx512Vnni {
     static constexpr int kPanels = 4;
     static constexpr int64_t kFewRows = 1;
 
-    // Direct rows have their high digits whole. Else a listed word of a block must be copied from the panel,
-    // and one of a row takes two instructions where the dense product shares one among sixteen rows and
-    // words.
+    // Direct rows have their high digits whole, unless all are zero. Else a listed word of a block must be
+    // copied from the panel, and one of a row takes two instructions where the dense product shares one among
+    // sixteen rows and words.
     static DigitLayout layout(int64_t m) {
         if (m <= kFewRows) return Avx512Vnni::layout(m);
         if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, 1e9, 1e9};
@@ -133,7 +133,11 @@ void direct_sums(Tiles& tiles, const Product& product, int64_t b, int64_t begin,
     alignas(64) int32_t low[Amx::kColumns][kTileRows], high_sums[Amx::kColumns][kTileRows];
     tiles.store(low[0], high ? high_sums[0] : nullptr, kTileRows);
     transpose_sums(low, sums.low);
-    if (high) transpose_sums(high_sums, sums.high);
+    if (high) {
+        transpose_sums(high_sums, sums.high);
+    } else if (block.high != High::kNone) {  // an empty list: outliers that all round to one digit
+        std::memset(sums.high, 0, sizeof sums.high);
+    }
 }
 
 void direct_rows(const LinearCall& call, int64_t begin, int64_t end) {

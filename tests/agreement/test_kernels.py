@@ -111,3 +111,15 @@ def test_strides_and_leading_dimensions(native: Native) -> None:
     assert same_bits(y, ops.reference_linear(x, weight, absmax, bias, 6.0))
     vector = native.linear(x[0, 0, 0], weight, absmax, bias, 6.0)
     assert same_bits(vector, y[0, 0, 0])
+
+
+@pytest.mark.parametrize("m", [1, 4, 17, 40])
+def test_outliers_that_round_to_one_digit(native: Native, m: int) -> None:
+    """Just above the threshold and its neighbours: their row has two digits, all high ones zero."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (33, 70), generator=generator).to(torch.int8)
+    x = torch.full((m, 70), 5.99)
+    x[:, 3] = 60
+    check(native, Case(x, weight, torch.ones(33), None, 6.0))  # high sums, which must not be found again
+    x[:, 3] = 6
+    check(native, Case(x, weight, torch.ones(33), None, 6.0))
