@@ -76,6 +76,9 @@ extern const DecoderKernels kBaselineDecoderKernels;
 #if defined(LLMINT8_X86)
 extern const DecoderKernels kAvx2DecoderKernels;
 extern const DecoderKernels kAvx512DecoderKernels;
+#if defined(LLMINT8_AMX)
+extern const DecoderKernels kAmxDecoderKernels;
+#endif
 #endif
 
 // Those that an instruction set can run.

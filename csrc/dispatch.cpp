@@ -38,9 +38,9 @@ const KernelTable* const kTables[] = {
 // Its registers are large: Linux saves them only for a process that has asked (arch_prctl(2)).
 bool has_amx() {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;  // CPUID leaf 7, EDX
-    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kTile) == 0 || (edx & kInt8) == 0)
-        return false;
+    constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25,
+                       kAll = kBfloat16 | kTile | kInt8;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & kAll) != kAll) return false;  // leaf 7
     constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
@@ -51,7 +51,7 @@ uint32_t x86_features() {
     uint32_t features = 0;
     // The compiler's test includes whether the operating system saves the registers.
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         features |= LLMINT8_CPU_AVX2;
         // Older compilers have no name for AVX-VNNI: CPUID leaf 7, subleaf 1, EAX bit 4.
         unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -64,7 +64,7 @@ uint32_t x86_features() {
         __builtin_cpu_supports("avx512vnni")) {
         features |= LLMINT8_CPU_AVX512_VNNI;
 #if defined(LLMINT8_AMX)
-        if (has_amx()) features |= LLMINT8_CPU_AMX_INT8;
+        if (has_amx()) features |= LLMINT8_CPU_AMX;
 #endif
     }
 #if defined(LLMINT8_EMULATE_AVX512)
@@ -74,7 +74,7 @@ uint32_t x86_features() {
     features |= LLMINT8_CPU_AVXVNNI;
 #endif
 #if defined(LLMINT8_EMULATE_AMX)
-    features |= LLMINT8_CPU_AMX_INT8;
+    features |= LLMINT8_CPU_AMX;
 #endif
     return features;
 }

@@ -32,7 +32,7 @@ enum {
     LLMINT8_CPU_AVXVNNI = 4,
     LLMINT8_CPU_NEON = 8,
     LLMINT8_CPU_NEON_DOTPROD = 16,
-    LLMINT8_CPU_AMX_INT8 = 32
+    LLMINT8_CPU_AMX = 32
 };
 
 LLMINT8_API int32_t llmint8_abi_version(void);

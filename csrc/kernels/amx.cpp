@@ -174,7 +174,7 @@ void amx_columns(const LinearCall& call, int64_t begin, int64_t end, void* scrat
 }  // namespace
 
 const KernelTable kAmxTable = {"amx",
-                               LLMINT8_CPU_AVX512_VNNI | LLMINT8_CPU_AMX_INT8,
+                               LLMINT8_CPU_AVX512_VNNI | LLMINT8_CPU_AMX,
                                Amx::kColumns,
                                Amx::layout,
                                amx_scratch_bytes,

@@ -65,6 +65,20 @@ LLMINT8_INLINE void finish_writing(const void* memory) {
     asm volatile("" : : "r"(memory) : "memory");
 }
 
+// Shapes of the registers, as the instruction reads them.
+struct alignas(64) TileConfig {
+    void set(int tile, uint8_t count, uint16_t bytes) { rows[tile] = count, row_bytes[tile] = bytes; }
+
+    void load() const {
+        finish_writing(this);
+        _tile_loadconfig(this);
+    }
+
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+};
+
 // The tile registers of this thread. Rows are weights or digits as they lie (signed), columns are digits
 // (signed) or the unsigned codes of a panel.
 class Tiles {
@@ -88,7 +102,7 @@ class Tiles {
     void shape(int64_t rows, int64_t columns) {
         if (rows == rows_ && columns == columns_) return;
         rows_ = rows, columns_ = columns;
-        Config config;
+        TileConfig config;
         const auto above = static_cast<uint8_t>(upper()), below = static_cast<uint8_t>(rows - upper());
         const auto sums = static_cast<uint16_t>(columns * 4);
         config.set(UPPER_LEFT, above, sums), config.set(UPPER_RIGHT, above, sums);
@@ -98,8 +112,7 @@ class Tiles {
             config.set(LOWER, below, kStepBytes);
         }
         config.set(LEFT, kTileRows, sums), config.set(RIGHT, kTileRows, sums);
-        finish_writing(&config);
-        _tile_loadconfig(&config);
+        config.load();
     }
 
     // Rows in the upper tiles: all if they fit, else half.
@@ -168,15 +181,6 @@ class Tiles {
     }
 
   private:
-    // As the instruction reads it.
-    struct alignas(64) Config {
-        void set(int tile, uint8_t count, uint16_t bytes) { rows[tile] = count, row_bytes[tile] = bytes; }
-
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t row_bytes[16] = {};
-        uint8_t rows[16] = {};
-    };
-
     int64_t rows_ = 0, columns_ = 0;
     Ahead digits_, weight_;
 };

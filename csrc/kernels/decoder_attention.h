@@ -1,167 +1,230 @@
 // Attention of a few heads that share their keys and values: docs/numerics.md, "Decoder".
 //
+// Keys go by their number among those that are not masked for the sequence; it decides the order of sums.
 // Scores of all rows (a row is one head of one query) lie in memory as a whole, so the softmax needs no
-// second thought when its maximum grows, and sums can run in the order of the keys whatever the blocks. Keys
-// and values are read in blocks that stay in the first cache for all rows. Internal linkage, as in
-// float_bits.h and for the same reason.
+// second thought when its maximum grows. Keys and values are read in blocks that stay in the first cache for
+// all rows. Internal linkage, as in float_bits.h and for the same reason.
 #pragma once
 
 #include "kernels/decoder_rows.h"
 #include "kernels/key_columns.h"
-#include "kernels/weighted_sums.h"
+#include "kernels/pair_sums.h"
+#include "kernels/softmax.h"
 
 namespace llmint8 {
 namespace {
 
-constexpr int64_t kKeyBlock = 64;
+constexpr int64_t round_up(int64_t count, int64_t to) {
+    return (count + to - 1) / to * to;
+}
+
+// How far apart the scores of rows are at most.
+constexpr int64_t most_scores(int64_t keys) {
+    return round_up(keys, kPairBlock) + kPairBlock;
+}
 
 int64_t attention_bytes(int64_t rows, int64_t head_dim, int64_t keys) {
-    const int64_t d = pad_floats(head_dim), scores = (rows + 1) * pad_floats(keys);
-    return ((2 * rows + 2 * kKeyBlock) * d + pad_floats(rows) + scores) * static_cast<int64_t>(sizeof(float));
+    const int64_t d = round_up(head_dim, kPairBlock), all_rows = round_up(rows, kLanes);
+    return (all_rows * (5 + 2 * d + most_scores(keys)) + 3 * kPairBlock * d) *
+           static_cast<int64_t>(sizeof(float));
 }
 
 class Attention {
   public:
     Attention(const AttentionTask& task, void* scratch)
-        : task_(task), rows_(task.heads * task.queries), d_(pad_floats(task.head_dim)) {
-        first_ = visible(0).begin, last_ = visible(rows_ - 1).end;
-        if (task.range_count > 0) {
-            first_ = larger(first_, task.ranges[0].begin);
-            last_ = smaller(last_, task.ranges[task.range_count - 1].end);
+        : task_(task),
+          rows_(task.heads * task.queries),
+          all_rows_(round_up(rows_, kLanes)),
+          d_(round_up(task.head_dim, kPairBlock)) {
+        seen_ = static_cast<KeyRange*>(scratch);
+        for (int64_t t = 0; t < task.queries; ++t) {
+            const int64_t end = task.position + t + 1;
+            seen_[t] = {task.window > 0 ? number_of(larger(0, end - task.window)) : 0, number_of(end)};
         }
-        stride_ = pad_floats(larger(last_ - first_, 0));
-        queries_ = static_cast<float*>(scratch);
-        sums_ = queries_ + rows_ * d_;
-        block_ = sums_ + rows_ * d_;
-        transposed_ = block_ + kKeyBlock * d_;
-        inverse_ = transposed_ + kKeyBlock * d_;
-        dense_ = inverse_ + pad_floats(rows_);
-        scores_ = dense_ + stride_;
+        begin_ = visible(0).begin / kPairBlock * kPairBlock, end_ = visible(rows_ - 1).end;
+        stride_ = round_up(end_ - begin_, kPairBlock);
+        queries_ = static_cast<float*>(scratch) + 4 * all_rows_;
+        sums_ = queries_ + all_rows_ * d_;
+        inverse_ = sums_ + all_rows_ * d_;
+        staged_ = inverse_ + all_rows_;
+        pairs_ = staged_ + kPairBlock * d_;
+        floats_ = pairs_ + kPairBlock * d_;
+        scores_ = floats_ + kPairBlock * d_;
     }
 
     void run() {
-        const int64_t row_bytes = task_.query_stride * element_bytes();
-        for (int64_t t = 0; t < task_.queries; ++t) {
-            const void* query = static_cast<const char*>(task_.query) + t * row_bytes;
-            widen_rows(task_.dtype, query, task_.heads, task_.head_dim, d_, queries_ + t * task_.heads * d_);
-        }
-        for (int64_t i = 0; i < rows_ * d_; ++i) sums_[i] = 0.0f;
-        for (int64_t key = first_; key < last_; key += kKeyBlock) score(block(task_.key, key));
-        for (int64_t row = 0; row < rows_; ++row) inverse_[row] = softmax(row);
-        for (int64_t key = first_; key < last_; key += kKeyBlock) mix(block(task_.value, key));
-        with_element(task_.dtype, [&](auto element) { finish<decltype(element)>(); });
+        with_element(task_.dtype, [&](auto element) {
+            using Element = decltype(element);
+            for_heads([&](const void* query, int64_t row) {
+                widen_rows(task_.dtype, query, task_.heads, task_.head_dim, d_, queries_ + row * d_);
+            });
+            remove_specks<Element>(queries_, rows_ * d_);
+            for (int64_t key = begin_; key < end_; key += kLanes) score<Element>(key);
+            weigh<Element>(scores_);
+            for (int64_t key = begin_; key < end_; key += kPairBlock) mix<Element>(key);
+            finish<Element>();
+        });
     }
 
-  private:
-    // Keys or values of a block as floats, d_ apart.
-    struct Block {
-        KeyRange keys;
-        const float* rows;
-    };
+  protected:
+    template <class Element>
+    static constexpr bool kExact = !std::is_same<Element, Float32>::value;
 
     static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
     static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-    static KeyRange common(KeyRange a, KeyRange b) {
-        return {larger(a.begin, b.begin), smaller(a.end, b.end)};
+
+    template <class Element>
+    static void remove_specks(float* x, int64_t count) {
+        if (!std::is_same<Element, Bfloat16>::value) return;
+        for (int64_t i = 0; i < count; ++i) x[i] = without_speck(x[i]);
     }
 
     int64_t element_bytes() const { return task_.dtype == LLMINT8_FLOAT32 ? 4 : 2; }
 
-    // What a row's query could see if no key were masked.
-    KeyRange visible(int64_t row) const {
-        const int64_t end = task_.position + row / task_.heads + 1;
-        return {task_.window > 0 ? larger(0, end - task_.window) : 0, end};
-    }
-
-    float* scores(int64_t row, int64_t key) const { return scores_ + row * stride_ + key - first_; }
-
-    Block block(const void* source, int64_t key) const {
-        const int64_t end = smaller(key + kKeyBlock, last_), d = task_.head_dim;
-        const char* from = static_cast<const char*>(source) + key * d * element_bytes();
-        if (task_.dtype == LLMINT8_FLOAT32 && d == d_)
-            return {{key, end}, reinterpret_cast<const float*>(from)};
-        widen_rows(task_.dtype, from, end - key, d, d_, block_);
-        return {{key, end}, block_};
-    }
-
-    // Scores of all rows that see a key of the block, also those of keys that some of them do not see.
-    void score(const Block& block) {
-        int64_t begin = 0, end = rows_;
-        while (begin < end && visible(begin).end <= block.keys.begin) begin += task_.heads;
-        while (end > begin && visible(end - 1).begin >= block.keys.end) end -= task_.heads;
-        const int64_t keys = block.keys.end - block.keys.begin;
-        if (kSixteenInRegister && end - begin >= kLeastSharingRows) {
-            transpose_keys(block.rows, keys, d_, transposed_);
-            dot_transposed(queries_ + begin * d_, d_, end - begin, transposed_, keys, d_,
-                           scores(begin, block.keys.begin), stride_);
-            return;
-        }
-        const DotProducts products{queries_ + begin * d_,           d_,     block.rows, d_, d_,
-                                   scores(begin, block.keys.begin), stride_};
-        products.run(end - begin, keys);
-    }
-
-    // Scores of a row to weights, not yet divided by their sum; returns the sum's inverse, 0 without keys.
-    float softmax(int64_t row) {
-        float largest = -__builtin_inff();
+    // How many keys before a position are not masked.
+    int64_t number_of(int64_t position) const {
         int64_t count = 0;
-        for_each_range(visible(row), [&](KeyRange keys) {
-            const int64_t length = keys.end - keys.begin;
-            largest = scale_and_raise(scores(row, keys.begin), length, task_.scaling, largest);
-            count += length;
-        });
-        if (count == 0) return 0.0f;
-        const float* weights = nullptr;
-        int64_t copied = 0;
-        for_each_range(visible(row), [&](KeyRange keys) {
-            const int64_t length = keys.end - keys.begin;
-            float* at = scores(row, keys.begin);
-            exponentials(at, length, largest);
-            if (length == count) {
-                weights = at;
-            } else {  // holes between the keys take no lanes
-                std::memcpy(dense_ + copied, at, static_cast<size_t>(length) * sizeof(float));
-                weights = dense_;
-                copied += length;
+        for (int64_t i = 0; i < task_.range_count; ++i) {
+            count += larger(0, smaller(position, task_.ranges[i].end) - task_.ranges[i].begin);
+        }
+        return count;
+    }
+
+    // Numbers of the keys that a row sees.
+    KeyRange visible(int64_t row) const { return seen_[row / task_.heads]; }
+
+    float* scores(int64_t row, int64_t key) const { return scores_ + row * stride_ + key - begin_; }
+
+    // body(heads of a query, the first one's row).
+    template <class Body>
+    void for_heads(const Body& body) const {
+        for (int64_t t = 0; t < task_.queries; ++t) {
+            body(static_cast<const char*>(task_.query) + t * task_.query_stride * element_bytes(),
+                 t * task_.heads);
+        }
+    }
+
+    // body(elements of consecutive keys, their count, how many came before): all of [begin, end), in order.
+    template <class Body>
+    void for_pieces(const void* source, int64_t begin, int64_t end, const Body& body) const {
+        int64_t before = 0;
+        const int64_t first = begin;
+        for (int64_t i = 0; i < task_.range_count && begin < end; ++i) {
+            const KeyRange& range = task_.ranges[i];
+            const int64_t length = range.end - range.begin, skipped = begin - before;
+            before += length;
+            if (skipped >= length) continue;
+            const int64_t count = smaller(length - skipped, end - begin);
+            body(
+                static_cast<const char*>(source) + (range.begin + skipped) * task_.head_dim * element_bytes(),
+                count, begin - first);
+            begin += count;
+        }
+    }
+
+    // Keys or values [begin, end) as they are, d_ elements apart; in place where they lie so.
+    const void* gather(const void* source, int64_t begin, int64_t end) const {
+        const int64_t bytes = task_.head_dim * element_bytes(), apart = d_ * element_bytes();
+        const void* whole = nullptr;
+        char* const to = reinterpret_cast<char*>(staged_);
+        for_pieces(source, begin, end, [&](const char* from, int64_t count, int64_t row) {
+            if (count == end - begin && bytes == apart) {
+                whole = from;
+                return;
+            }
+            for (int64_t i = 0; i < count; ++i) {
+                std::memcpy(to + (row + i) * apart, from + i * bytes, static_cast<size_t>(bytes));
+                std::memset(to + (row + i) * apart + bytes, 0, static_cast<size_t>(apart - bytes));
             }
         });
-        return 1.0f / sum_floats(weights, count);
+        return whole != nullptr ? whole : to;
     }
 
-    // Values of a block, weighted, into the sums. Three rows share the loads of a value.
-    void mix(const Block& block) {
-        for (int64_t row = 0; row < rows_; row += 3) {
-            const int64_t count = smaller(3, rows_ - row);
-            for_each_range(block.keys, [&](KeyRange keys) {
-                KeyRange shared = keys;
-                for (int64_t r = row; r < row + count; ++r) shared = common(shared, visible(r));
-                if (count < 3 || shared.begin >= shared.end) {
-                    for (int64_t r = row; r < row + count; ++r)
-                        mix_rows<1>(block, r, common(keys, visible(r)));
-                    return;
-                }
-                for (int64_t r = row; r < row + 3; ++r) {
-                    mix_rows<1>(block, r, common({keys.begin, shared.begin}, visible(r)));
-                }
-                mix_rows<3>(block, row, shared);
-                for (int64_t r = row; r < row + 3; ++r) {
-                    mix_rows<1>(block, r, common({shared.end, keys.end}, visible(r)));
-                }
-            });
+    // Keys [key, key + 16) transposed, [d_][16].
+    template <class Element>
+    const float* transposed(int64_t key) {
+        const int64_t count = smaller(kLanes, end_ - key);
+        const void* rows = gather(task_.key, key, key + count);
+        if (std::is_same<Element, Bfloat16>::value) {
+            transpose_sixteen(rows, d_ * 2, count, d_ / 2, pairs_);
+            widen_pairs(pairs_, d_ / 2, floats_);
+            return floats_;
+        }
+        if (std::is_same<Element, Float16>::value) {
+            widen(rows, task_.dtype, count * d_, floats_);
+            rows = floats_;
+        }
+        transpose_sixteen(rows, d_ * 4, count, d_, pairs_);
+        return pairs_;
+    }
+
+    // Scores of all rows that see one of sixteen keys, also of those keys that some of them do not see.
+    template <class Element>
+    void score(int64_t key) {
+        int64_t begin = 0, end = rows_;
+        while (begin < end && visible(begin).end <= key) begin += task_.heads;
+        while (end > begin && visible(end - 1).begin >= key + kLanes) end -= task_.heads;
+        if (begin == end) return;
+        const SixteenKeys products{queries_ + begin * d_, d_,     transposed<Element>(key), d_,
+                                   scores(begin, key),    stride_};
+        products.run<kExact<Element>>(end - begin);
+    }
+
+    // Scores to weights, into rows of the scores' length.
+    template <class Element, class Storage>
+    void weigh(Storage* to) {
+        for (int64_t row = 0; row < rows_; ++row) {
+            const KeyRange keys = visible(row);
+            inverse_[row] = softmax<Element>(scores(row, begin_), stride_, keys.begin - begin_,
+                                             keys.end - begin_, task_.scaling, to + row * stride_);
+        }
+        for (int64_t i = 0; i < rows_ * d_; ++i) sums_[i] = 0.0f;
+    }
+
+    // Values of a block, weighted, into the sums.
+    template <class Element>
+    void mix(int64_t key) {
+        const int64_t count = smaller(kPairBlock, end_ - key);
+        const float* values = static_cast<const float*>(gather(task_.value, key, key + count));
+        if (!std::is_same<Element, Float32>::value) {
+            widen(values, task_.dtype, count * d_, floats_);
+            remove_specks<Element>(floats_, count * d_);
+            values = floats_;
+        }
+        const ValueBlock block{scores(0, key), stride_, values, d_, count, sums_};
+        if (all_see(key, key + count) || all_finite(values, count * d_)) {
+            block.run<kExact<Element>>(rows_);
+        } else {
+            mix_alone<Element>(key, block);
         }
     }
 
-    template <int kRows>
-    void mix_rows(const Block& block, int64_t row, KeyRange keys) {
-        if (keys.begin >= keys.end) return;
-        const float* weights[kRows];
-        float* sums[kRows];
-        for (int r = 0; r < kRows; ++r) {
-            weights[r] = scores(row + r, keys.begin);
-            sums[r] = sums_ + (row + r) * d_;
+    bool all_see(int64_t begin, int64_t end) const {
+        return visible(rows_ - 1).begin <= begin && visible(0).end >= end;
+    }
+
+    static bool all_finite(const float* x, int64_t count) {
+        int32_t largest = 0;
+        for (int64_t i = 0; i < count; ++i) {
+            const int32_t bits = magnitude_bits(x[i]);
+            largest = bits > largest ? bits : largest;
         }
-        add_value_rows<kRows>(weights, block.rows + (keys.begin - block.keys.begin) * d_, d_,
-                              keys.end - keys.begin, sums);
+        return largest < 0x7f800000;
+    }
+
+    // A weight of zero keeps no infinity out: each row with its own keys alone.
+    template <class Element>
+    void mix_alone(int64_t key, const ValueBlock& block) {
+        for (int64_t row = 0; row < rows_; ++row) {
+            const KeyRange seen = visible(row);
+            for (int64_t j = 0; j < block.count; ++j) {
+                const bool sees = key + j >= seen.begin && key + j < seen.end;
+                for (int64_t i = 0; i < d_; ++i) pairs_[j * d_ + i] = sees ? block.values[j * d_ + i] : 0.0f;
+            }
+            ValueBlock own = block;
+            own.weights += row * stride_, own.values = pairs_, own.sums += row * d_;
+            own.run<kExact<Element>>(1);
+        }
     }
 
     template <class Element>
@@ -176,17 +239,10 @@ class Attention {
         }
     }
 
-    template <class Body>
-    void for_each_range(KeyRange keys, const Body& body) const {
-        for (int64_t i = 0; i < task_.range_count; ++i) {
-            const KeyRange part = common(keys, task_.ranges[i]);
-            if (part.begin < part.end) body(part);
-        }
-    }
-
     const AttentionTask& task_;
-    int64_t rows_, d_, first_, last_, stride_;
-    float *queries_, *sums_, *block_, *transposed_, *inverse_, *dense_, *scores_;
+    int64_t rows_, all_rows_, d_, begin_, end_, stride_;
+    KeyRange* seen_;
+    float *queries_, *sums_, *inverse_, *staged_, *pairs_, *floats_, *scores_;  // scores_ is the last
 };
 
 void attend(const AttentionTask& task, void* scratch) {

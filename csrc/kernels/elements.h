@@ -36,6 +36,13 @@ inline float rounded(float value) {
     return Element::widen(Element::narrow(value));
 }
 
+// What is tiny among bfloat16 counts as zero in attention (docs/numerics.md, "Decoder").
+constexpr float kSpeck = 0x1p-50f;
+
+inline float without_speck(float value) {
+    return magnitude(value) < kSpeck ? 0.0f : value;
+}
+
 // Calls body with the element type of a dtype.
 template <class Body>
 inline void with_element(int dtype, const Body& body) {

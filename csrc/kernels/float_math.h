@@ -17,11 +17,10 @@ constexpr float kErfcPolynomial[] = {-1.2654201984405518f,  0.9980717897415161f,
                                      -0.5465987324714661f,  1.0449073314666748f,  -0.6335616707801819f,
                                      0.13629665970802307f};
 
-inline float exponential(float x) {
-    float clamped = x < kExpLowest ? kExpLowest : x;
-    clamped = x > kExpHighest ? kExpHighest : clamped;
-    const float scaled = clamped * kLog2E + kRoundMagic, n = scaled - kRoundMagic;
-    const float r = (clamped - n * kLn2High) - n * kLn2Low;
+// Of a number within the two bounds, or NaN.
+inline float exponential_within(float x) {
+    const float scaled = x * kLog2E + kRoundMagic, n = scaled - kRoundMagic;
+    const float r = (x - n * kLn2High) - n * kLn2Low;
     float value = 0.0013814467238262296f;
     value = value * r + 0.008368780836462975f;
     value = value * r + 0.04166839271783829f;
@@ -29,8 +28,14 @@ inline float exponential(float x) {
     value = value * r + 0.4999999403953552f;
     value = (value * (r * r) + r) + 1.0f;
     const uint32_t power = (to_bits(scaled) - to_bits(kRoundMagic) + 127u) << 23;
-    const float product = value * from_bits(power);
-    return x < kExpLowest ? 0.0f : product;
+    return value * from_bits(power);
+}
+
+inline float exponential(float x) {
+    float clamped = x < kExpLowest ? kExpLowest : x;
+    clamped = x > kExpHighest ? kExpHighest : clamped;
+    const float value = exponential_within(clamped);
+    return x < kExpLowest ? 0.0f : value;
 }
 
 struct Silu {

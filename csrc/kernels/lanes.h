@@ -67,18 +67,13 @@ struct Lanes {
 #pragma GCC unroll 4
         for (int p = 0; p < kParts; ++p) part[p] += vector_at(x, p);
     }
-    LLMINT8_INLINE void multiply(float x) {
-#pragma GCC unroll 4
-        for (int p = 0; p < kParts; ++p) part[p] *= x;
-    }
-    LLMINT8_INLINE void add_product(float x, const Lanes& y) {
-#pragma GCC unroll 4
-        for (int p = 0; p < kParts; ++p) part[p] += x * y.part[p];
-    }
     // The larger of each lane, ignoring NaN.
-    LLMINT8_INLINE void raise(const Lanes& x) {
+    LLMINT8_INLINE void raise(const float* x) {
 #pragma GCC unroll 4
-        for (int p = 0; p < kParts; ++p) part[p] = x.part[p] > part[p] ? x.part[p] : part[p];
+        for (int p = 0; p < kParts; ++p) {
+            const Vector other = vector_at(x, p);
+            part[p] = other > part[p] ? other : part[p];
+        }
     }
 };
 
@@ -126,19 +121,24 @@ LLMINT8_INLINE void sum_four(const Lanes (&lanes)[4], float* sums) {
     std::memcpy(sums, &all, sizeof all);
 }
 
-// Count floats summed as lanes and tree; lane i starts with x[i].
-inline float sum_floats(const float* x, int64_t count) {
-    Lanes lanes[4] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) lanes[0].add(x + i);
-    if (i < count) {
-        float tail[kLanes] = {};
-        std::memcpy(tail, x + i, static_cast<size_t>(count - i) * sizeof(float));
-        lanes[0].add(tail);
-    }
+inline float sum_lanes(const Lanes& of) {
+    const Lanes lanes[4] = {of, {}, {}, {}};
     float sums[4];
     sum_four(lanes, sums);
     return sums[0];
+}
+
+// Count floats summed as lanes and tree; lane i starts with x[i].
+inline float sum_floats(const float* x, int64_t count) {
+    Lanes lanes = {};
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) lanes.add(x + i);
+    if (i < count) {
+        float tail[kLanes] = {};
+        std::memcpy(tail, x + i, static_cast<size_t>(count - i) * sizeof(float));
+        lanes.add(tail);
+    }
+    return sum_lanes(lanes);
 }
 
 // kRows rows of x times four of w, all of count floats, a multiple of 16: sums[r][c]. One part of the lanes

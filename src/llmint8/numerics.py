@@ -29,6 +29,10 @@ ROW_MAJOR = 0
 # Float arithmetic of the decoder (docs/numerics.md, "Decoder"). Every value is a float32.
 #: Partial sums of a float sum: element i goes to lane i mod LANES.
 LANES = 16
+#: Elements whose products attention adds in two chains, of even and of odd ones.
+PAIR_BLOCK = 32
+#: Smaller bfloat16 magnitudes count as zero in attention.
+SPECK = 2.0**-50
 #: Arguments of the exponential outside of these give 0, and the value at the upper end.
 EXP_RANGE = (-87.0, 88.0)
 #: 1 / ln 2; ln 2 as a number of few bits, so that small multiples are exact, and the rest.

@@ -71,6 +71,33 @@ inline void multiply(int sums, int left, int right) {
     }
 }
 
+inline float bfloat(const uint8_t* from) {
+    uint16_t half;
+    std::memcpy(&half, from, 2);
+    const uint32_t bits = static_cast<uint32_t>(half) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// Pairs of bfloat16 of a by those of b: the first of each pair in one chain of sums, the second in another.
+// Products are exact, so that a fused sum is rounded as this one. Subnormal numbers do not occur.
+inline void multiply_bfloats(int sums, int left, int right) {
+    Tile &c = tiles()[sums], &a = tiles()[left], &b = tiles()[right];
+    for (int m = 0; m < c.rows; ++m) {
+        for (int n = 0; n < c.row_bytes / 4; ++n) {
+            float first = 0.0f, second = 0.0f, sum;
+            for (int k = 0; k < a.row_bytes / 4; ++k) {
+                first += bfloat(a.row[m] + 4 * k) * bfloat(b.row[k] + 4 * n);
+                second += bfloat(a.row[m] + 4 * k + 2) * bfloat(b.row[k] + 4 * n + 2);
+            }
+            std::memcpy(&sum, c.row[m] + 4 * n, 4);
+            sum += first + second;
+            std::memcpy(c.row[m] + 4 * n, &sum, 4);
+        }
+    }
+}
+
 }  // namespace emulated_amx
 
 #define _tile_loadconfig(from) emulated_amx::load_config(from)
@@ -80,3 +107,4 @@ inline void multiply(int sums, int left, int right) {
 #define _tile_stored(t, to, stride) emulated_amx::store(t, to, stride)
 #define _tile_dpbsud(sums, a, b) emulated_amx::multiply<uint8_t>(sums, a, b)
 #define _tile_dpbssd(sums, a, b) emulated_amx::multiply<int8_t>(sums, a, b)
+#define _tile_dpbf16ps(sums, a, b) emulated_amx::multiply_bfloats(sums, a, b)

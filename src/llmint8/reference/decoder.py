@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmint8.reference.floats import ACTIVATIONS, canonical, exp, lane_sum, rms_norm, rotate
+from llmint8.reference.floats import (
+    ACTIVATIONS,
+    canonical,
+    exp,
+    lane_sum,
+    pair_sum,
+    rms_norm,
+    rotate,
+    without_specks,
+)
 from llmint8.reference.matmul import linear as int8_linear
 
 
@@ -107,30 +116,34 @@ def _allowed(tokens: int, past: int, mask: Tensor | None, window: int | None) ->
     return allowed[None] if mask is None else allowed[None] & mask[:, None, :]
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scaling: float) -> Tensor:
-    """Softmax attention in float32; every sum runs over the allowed keys alone, in their order.
+def _masked_last(x: Tensor, mask: Tensor | None, dim: int) -> Tensor:
+    """Entries of keys that the mask `[B, S]` forbids move behind all others, along `dim` of `[B or 1, ...]`."""
+    if mask is None:
+        return x
+    orders = mask.logical_not().to(torch.int8).argsort(dim=1, stable=True)
+    rows = x.expand(len(mask), *x.shape[1:])
+    return torch.stack([row.index_select(dim - 1, order) for row, order in zip(rows, orders, strict=True)])
 
-    query: float `[B, heads, T, D]`; key, value: `[B, kv_heads, S, D]`; allowed: bool `[B or 1, T, S]`.
+
+def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scaling: float) -> Tensor:
+    """Softmax attention, weights rounded to the dtype as in torch's 16-bit kernels; sums in float32.
+
+    query: float `[B, heads, T, D]`; key, value: `[B, kv_heads, S, D]` of the same dtype; allowed: bool
+    `[B or 1, T, S]`. A key's number decides where it goes in the order of sums, so keys that are masked for a
+    whole sequence come last.
 
     Returns float32 `[B, heads, T, D]`; 0 for a query without keys.
     """
-    group = query.shape[1] // key.shape[1]
-    query, key, value = query.float(), key.float(), value.float()
+    group, dtype = query.shape[1] // key.shape[1], query.dtype
+    query, key, value = (without_specks(x) for x in (query, key, value))
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
     allowed = allowed[:, None]
-    scores = torch.stack([lane_sum(query * key[:, :, j : j + 1]) for j in range(key.shape[2])], -1) * scaling
+    scores = torch.stack([pair_sum(query * key[:, :, j : j + 1]) for j in range(key.shape[2])], -1) * scaling
     scores = scores.masked_fill(~allowed, float("-inf"))
     largest = scores.nan_to_num(float("-inf"), float("inf"), float("-inf")).amax(-1, keepdim=True)
-    weights = torch.where(allowed, exp(scores - largest), torch.zeros_like(scores))
-    # Keys that are not allowed take no place: the n-th allowed key goes to lane n mod 16.
-    place = (allowed.cumsum(-1) - 1).clamp(min=0).expand_as(weights)
-    dense = torch.zeros_like(weights).scatter_add(-1, place, weights)
-    total = lane_sum(dense)[..., None]
-    result = torch.zeros_like(query)
-    for j in range(key.shape[2]):
-        result = torch.where(
-            allowed[..., j, None], result + weights[..., j, None] * value[:, :, j, None], result
-        )
+    weights = without_specks(torch.where(allowed, exp(scores - largest), 0.0).to(dtype))
+    total = lane_sum(weights)[..., None]
+    result = pair_sum(torch.where(allowed[..., None, :], weights[..., None, :] * value.mT[:, :, None], 0.0))
     return torch.where(allowed.any(-1, keepdim=True), result * (torch.ones_like(total) / total), 0.0)
 
 
@@ -170,7 +183,8 @@ def forward(
         key[:, :, past:end] = canonical(rotate(split(layer.k(x), layer.k_norm), cos, sin))
         value[:, :, past:end] = split(layer.v(x), None)
         allowed = _allowed(tokens, past, mask, layer.window)
-        mixed = attention(query, key[:, :, :end], value[:, :, :end], allowed, decoder.scaling)
+        keys_and_values = (_masked_last(x[:, :, :end], mask, 2) for x in (key, value))
+        mixed = attention(query, *keys_and_values, _masked_last(allowed, mask, 2), decoder.scaling)
         hidden = hidden + layer.o(mixed.to(hidden.dtype).transpose(1, 2).flatten(2))
         x = rms_norm(hidden, layer.post_norm, decoder.epsilon)
         gate = ACTIVATIONS[layer.activation](layer.gate(x).float()).to(hidden.dtype)

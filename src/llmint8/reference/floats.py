@@ -20,6 +20,8 @@ from llmint8.numerics import (
     LN2_HIGH,
     LN2_LOW,
     LOG2_E,
+    PAIR_BLOCK,
+    SPECK,
     SQRT_HALF,
 )
 
@@ -46,6 +48,34 @@ def lane_sum(x: Tensor) -> Tensor:
     while total.shape[-1] > 1:
         total = total[..., 0::2] + total[..., 1::2]
     return total[..., 0]
+
+
+def pair_sum(x: Tensor) -> Tensor:
+    """Sum over the last dimension in the order of AMX's bfloat16 products (Intel's SDM, TDPBF16PS).
+
+    x: float32 `[..., n]`. In blocks of 32, the sixteen even elements are added one after the other, starting
+    from 0, and the sixteen odd ones; their sum is the block's, and blocks are added likewise.
+
+    Returns float32 `[...]`.
+    """
+    padding = -x.shape[-1] % PAIR_BLOCK
+    pairs = torch.nn.functional.pad(x, (0, padding)).unflatten(-1, (-1, PAIR_BLOCK // 2, 2))
+    chains = torch.zeros_like(pairs[..., 0, :])
+    for pair in pairs.unbind(-2):
+        chains = chains + pair
+    total = x.new_zeros(x.shape[:-1])
+    for block in (chains[..., 0] + chains[..., 1]).unbind(-1):
+        total = total + block
+    return total
+
+
+def without_specks(x: Tensor) -> Tensor:
+    """x in float32; in bfloat16, whose products are summed without subnormal numbers, what is tiny is 0.
+
+    No sum of products of what is left can be subnormal, so that none depends on how a CPU treats those.
+    """
+    wide = x.float()
+    return wide if x.dtype != torch.bfloat16 else wide.masked_fill(wide.abs() < SPECK, 0.0)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
