@@ -52,6 +52,7 @@ void check_decoder(const llmint8_decoder& d) {
     require(d.hidden > 0 && d.heads > 0 && d.kv_heads > 0 && d.heads % d.kv_heads == 0 && d.head_dim > 0 &&
                 d.head_dim % 2 == 0,
             "heads must be a multiple of kv_heads, and head_dim even");
+    require(d.scaling > 0, "scores must be scaled by a positive number");
     for (int64_t i = 0; i < d.layer_count; ++i) {
         const llmint8_decoder_layer& layer = d.layers[i];
         require(layer.activation >= LLMINT8_SILU && layer.activation <= LLMINT8_GELU, "unknown activation");

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "attention_tasks.h"
 #include "decoder_kernels.h"
 #include "decoder_projections.h"
 #include "key_ranges.h"
@@ -13,10 +14,8 @@ namespace llmint8 {
 
 namespace {
 
-constexpr int64_t kChunkRows = 512;  // tokens that run through a layer together
-// Below these, waking threads costs more than they save: elements of rows, and products of attention.
-constexpr int64_t kElementsPerThread = 1 << 14, kProductsPerThread = 1 << 16;
-constexpr int64_t kAttentionRows = 48, kScoreBytes = 256 << 10;
+constexpr int64_t kChunkRows = 512;              // tokens that run through a layer together
+constexpr int64_t kElementsPerThread = 1 << 14;  // below these, waking threads costs more than it saves
 
 class Run {
   public:
@@ -29,8 +28,10 @@ class Run {
           tokens_(tokens),
           dtype_(static_cast<int>(decoder.dtype)),
           bytes_(dtype_ == LLMINT8_FLOAT32 ? 4 : 2),
-          ranges_(key_ranges(tokens.mask, tokens.batch, tokens.past + tokens.tokens)) {
-        chunk_ = std::min(tokens.tokens, std::max<int64_t>(1, kChunkRows / tokens.batch));
+          ranges_(key_ranges(tokens.mask, tokens.batch, tokens.past + tokens.tokens)),
+          chunk_(std::min(tokens.tokens, std::max<int64_t>(1, kChunkRows / tokens.batch))),
+          attention_(floats_, threads, ranges_, decoder.heads / decoder.kv_heads, decoder.head_dim, chunk_,
+                     tokens.past + tokens.tokens) {
         query_width_ = decoder.heads * decoder.head_dim;
         key_width_ = decoder.kv_heads * decoder.head_dim;
         for (int64_t i = 0; i < decoder.layer_count; ++i) {
@@ -44,12 +45,9 @@ class Run {
         uint8_t* at = memory_.get();
         void** const areas[] = {&residual_, &x_, &query_, &rotated_, &key_, &value_, &gate_, &up_};
         for (size_t i = 0; i < std::size(areas); ++i) *areas[i] = at, at += area(widths[i]);
-        plan_attention();
-        const int64_t d = decoder.head_dim, rows = task_heads_ * task_queries_;
-        const int64_t norm = (pad_floats(std::max(decoder.hidden, d)) + pad_floats(d)) * 4;
-        scratch_bytes_ = std::max(norm, floats_.attention_bytes(rows, d, tokens.past + tokens.tokens));
-        scratch_bytes_ = (scratch_bytes_ + 63) / 64 * 64;
-        scratch_ = allocate(scratch_bytes_ * threads);
+        const int64_t d = decoder.head_dim;
+        norm_bytes_ = (pad_floats(std::max(decoder.hidden, d)) + pad_floats(d)) * 4;
+        norm_memory_ = allocate(norm_bytes_ * threads);
     }
 
     void run() {
@@ -60,18 +58,6 @@ class Run {
     }
 
   private:
-    // How many heads and queries a task of attention takes: keys and values are read once for all of them,
-    // but their scores should stay in a cache, and every thread should find a task.
-    void plan_attention() {
-        const int64_t keys = tokens_.past + tokens_.tokens, group = decoder_.heads / decoder_.kv_heads;
-        const int64_t rows = std::min(kAttentionRows, kScoreBytes / 4 / keys);
-        task_heads_ = group;
-        task_queries_ = std::max<int64_t>(1, std::min(chunk_, rows / group));
-        const int64_t tasks =
-            tokens_.batch * decoder_.kv_heads * ((chunk_ + task_queries_ - 1) / task_queries_);
-        if (tasks < threads_) task_heads_ = 1;
-    }
-
     int64_t area(int64_t width) const { return (tokens_.batch * chunk_ * width * bytes_ + 63) / 64 * 64; }
 
     const char* at(const void* base, int64_t elements) const {
@@ -185,33 +171,15 @@ class Run {
 
     // Of the rotated queries, into the rows that the query projection left.
     void attention(int64_t index, int64_t begin, int64_t count) const {
-        const int64_t d = decoder_.head_dim, position = tokens_.past + begin;
-        const int64_t groups = decoder_.heads / task_heads_, kv_group = decoder_.heads / decoder_.kv_heads;
-        const int64_t tiles = (count + task_queries_ - 1) / task_queries_;
-        const int64_t work = tokens_.batch * count * query_width_ * (position + count);
-        const int team = work < kProductsPerThread ? 1 : threads_;
-        // Later queries see more keys: every thread takes each so many-th task, the longest first.
-        const auto run_task = [&](int64_t i, int thread) {
-            const int64_t b = i / groups % tokens_.batch, head = i % groups * task_heads_;
-            const int64_t t = (tiles - 1 - i / (groups * tokens_.batch)) * task_queries_;
-            const int64_t query = (b * count + t) * query_width_ + head * d;
-            const int64_t key = (b * decoder_.kv_heads + head / kv_group) * tokens_.capacity * d;
-            const auto& ranges = ranges_[static_cast<size_t>(b)];
-            AttentionTask task{};
-            task.dtype = dtype_, task.head_dim = d, task.heads = task_heads_;
-            task.queries = std::min(task_queries_, count - t);
-            task.position = position + t, task.window = decoder_.layers[index].window;
-            task.scaling = decoder_.scaling;
-            task.query = at(rotated_, query), task.out = at(query_, query), task.query_stride = query_width_;
-            task.key = at(tokens_.keys[index], key), task.value = at(tokens_.values[index], key);
-            task.ranges = ranges.data(), task.range_count = static_cast<int64_t>(ranges.size());
-            floats_.attend(task, wide(thread));
-        };
-        parallel_for(team, 1, team, [&](int64_t first, int64_t end, int thread) {
-            for (; first < end; ++first) {
-                for (int64_t i = first; i < groups * tokens_.batch * tiles; i += team) run_task(i, thread);
-            }
-        });
+        AttentionCall call{};
+        call.dtype = dtype_, call.batch = tokens_.batch, call.heads = decoder_.heads;
+        call.kv_heads = decoder_.kv_heads, call.head_dim = decoder_.head_dim;
+        call.tokens = count, call.position = tokens_.past + begin;
+        call.window = decoder_.layers[index].window, call.scaling = decoder_.scaling;
+        call.query = rotated_, call.out = query_;
+        call.keys = tokens_.keys[index], call.values = tokens_.values[index];
+        call.capacity = tokens_.capacity;
+        attention_.run(call);
     }
 
     void project(std::initializer_list<Projection> projections, const void* x, int64_t m) const {
@@ -219,7 +187,7 @@ class Run {
     }
 
     float* wide(int thread) const {
-        return reinterpret_cast<float*>(scratch_.get() + thread * scratch_bytes_);
+        return reinterpret_cast<float*>(norm_memory_.get() + thread * norm_bytes_);
     }
 
     const KernelTable& kernels_;
@@ -230,10 +198,11 @@ class Run {
     const int dtype_;
     const int64_t bytes_;
     const std::vector<std::vector<KeyRange>> ranges_;
-    int64_t chunk_, query_width_, key_width_, gate_width_ = 0;
-    int64_t task_heads_, task_queries_;  // of one task of attention
-    int64_t scratch_bytes_;
-    Buffer memory_, scratch_;
+    const int64_t chunk_;
+    const AttentionTasks attention_;
+    int64_t query_width_, key_width_, gate_width_ = 0;
+    int64_t norm_bytes_;  // of a thread's private memory for norms
+    Buffer memory_, norm_memory_;
     void *residual_, *x_, *query_, *rotated_, *key_, *value_, *gate_, *up_;
 };
 

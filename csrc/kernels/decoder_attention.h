@@ -18,6 +18,8 @@ constexpr int64_t round_up(int64_t count, int64_t to) {
     return (count + to - 1) / to * to;
 }
 
+constexpr int64_t kFetchAhead = 4096;  // bytes
+
 // How far apart the scores of rows are at most.
 constexpr int64_t most_scores(int64_t keys) {
     return round_up(keys, kPairBlock) + kPairBlock;
@@ -130,6 +132,9 @@ class Attention {
         for_pieces(source, begin, end, [&](const char* from, int64_t count, int64_t row) {
             if (count == end - begin && bytes == apart) {
                 whole = from;
+                for (int64_t ahead = 0; ahead < count * bytes; ahead += 64) {  // the rows behind the next
+                    __builtin_prefetch(from + kFetchAhead + ahead);
+                }
                 return;
             }
             for (int64_t i = 0; i < count; ++i) {

@@ -1,6 +1,7 @@
 """One call of a whole decoder returns the reference's bits, and those do not depend on how it is called."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from agreement.decoders import Maker, Result, Tokens, random_case, same_results
 from llmint8.backends.decoder import NativeDecoder
 from llmint8.backends.native import Native
 from llmint8.errors import InputError
+from llmint8.reference import decoder as meaning
 from llmint8.reference.decoder import Decoder
 
 
@@ -93,6 +95,36 @@ def test_a_sequence_never_depends_on_its_batch_or_padding(native: Native, seed: 
     assert same_bits(out_alone, out[1:2, padding:].contiguous())
     assert logits is None or same_bits(logits_alone, logits[1:2, padding:].contiguous())
     assert all(same_bits(a, b[1:2, :, padding:].contiguous()) for a, b in zip(keys_alone, keys, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_long_prompts_of_extreme_numbers(native: Native, seed: int) -> None:
+    """Holes, windows and a past; subnormal numbers, and values without bound that not every query sees."""
+    maker = Maker(seed)
+    maker.dtype = (torch.bfloat16, torch.float16)[seed % 4 == 3]
+    decoder = maker.decoder()
+    layer = replace(decoder.layers[0], window=(7, 20, 45)[seed % 3])
+    decoder = replace(decoder, layers=(layer,))
+    past, count = 40, 50
+    tokens = prompt(maker, decoder, 2, past + count)
+    for cache in (*tokens.keys, *tokens.values):
+        cache.copy_(maker.randn(*cache.shape))
+        cache[maker.randn(*cache.shape) > 1] *= 2.0**-60
+        cache[maker.randn(*cache.shape) > 1] *= 2.0**-70
+    tokens.values[0][0, :, 35, ::3] = float("inf")
+    tokens.values[0][1, :, 38, 1] = float("nan")
+    tokens = replace(
+        tokens,
+        **{name: getattr(tokens, name)[:, past:].contiguous() for name in ("hidden", "cos", "sin")},
+        past=past,
+        mask=maker.randn(2, past + count) > -1 if seed % 2 else None,
+        logits=0,
+    )
+    filled = tokens.copy()
+    want = (*meaning.forward(decoder, *filled.arguments), filled.keys, filled.values)
+    assert want[0].isfinite().any()
+    assert not want[0].isfinite().all()
+    assert same_results(run(native, decoder, tokens), want)
 
 
 def test_what_is_wrong_is_refused(native: Native) -> None:

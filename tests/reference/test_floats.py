@@ -26,12 +26,33 @@ def test_sums_run_in_lanes_and_a_tree(size: int) -> None:
     assert floats.lane_sum(x).tolist() == [float(value) for value in want]
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_pair_sums_run_in_blocks_of_two_chains(size: int) -> None:
+    x = torch.randn(3, size, generator=torch.Generator().manual_seed(size)) * 1e3
+    for row, got in zip(x.numpy(), floats.pair_sum(x), strict=True):
+        total = np.float32(0)
+        for begin in range(0, size, 32):
+            chains = [np.float32(0), np.float32(0)]
+            for i, value in enumerate(row[begin : begin + 32]):
+                chains[i % 2] = chains[i % 2] + value
+            total = total + (chains[0] + chains[1])
+        assert got == float(total)
+
+
+def test_only_bfloat16_has_specks() -> None:
+    small = [2.0**-50, -(2.0**-51), 2.0**-130, 0.0, float("inf")]
+    assert floats.without_specks(torch.tensor(small)).tolist() == small
+    cleaned = floats.without_specks(torch.tensor(small, dtype=torch.bfloat16))
+    assert cleaned.tolist() == [2.0**-50, 0.0, 0.0, 0.0, float("inf")]
+
+
 def test_zeros_and_rows_beside_change_no_sum() -> None:
     """So padding is free, and a row of a batch is the row alone."""
     x = torch.randn(5, 37, generator=torch.Generator().manual_seed(0))
     padded = torch.nn.functional.pad(x, (0, 50))
-    assert torch.equal(floats.lane_sum(padded), floats.lane_sum(x))
-    assert torch.equal(torch.stack([floats.lane_sum(row) for row in x]), floats.lane_sum(x))
+    for total in (floats.lane_sum, floats.pair_sum):
+        assert torch.equal(total(padded), total(x))
+        assert torch.equal(torch.stack([total(row) for row in x]), total(x))
 
 
 def test_exp_is_within_two_units_in_the_last_place() -> None:

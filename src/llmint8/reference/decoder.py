@@ -117,7 +117,7 @@ def _allowed(tokens: int, past: int, mask: Tensor | None, window: int | None) ->
 
 
 def _masked_last(x: Tensor, mask: Tensor | None, dim: int) -> Tensor:
-    """Entries of keys that the mask `[B, S]` forbids move behind all others, along `dim` of `[B or 1, ...]`."""
+    """Entries of keys that the mask `[B, S]` forbids behind all others, along `dim` of `[B or 1, ...]`."""
     if mask is None:
         return x
     orders = mask.logical_not().to(torch.int8).argsort(dim=1, stable=True)
