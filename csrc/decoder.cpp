@@ -37,14 +37,13 @@ class Run {
         for (int64_t i = 0; i < decoder.layer_count; ++i) {
             gate_width_ = std::max(gate_width_, decoder.layers[i].gate.n);
         }
-        const int64_t widths[] = {decoder.hidden, decoder.hidden, query_width_, query_width_,
-                                  key_width_,     key_width_,     gate_width_,  gate_width_};
-        int64_t total = 0;
-        for (const int64_t width : widths) total += area(width);
-        memory_ = allocate(total);
-        uint8_t* at = memory_.get();
-        void** const areas[] = {&residual_, &x_, &query_, &rotated_, &key_, &value_, &gate_, &up_};
-        for (size_t i = 0; i < std::size(areas); ++i) *areas[i] = at, at += area(widths[i]);
+        const int64_t query = area(query_width_), key = area(key_width_), gate = area(gate_width_);
+        const int64_t hidden = area(decoder.hidden);
+        memory_ = allocate(2 * hidden + std::max(2 * (query + key), 2 * gate));
+        residual_ = memory_.get(), x_ = at_byte(residual_, hidden);
+        query_ = at_byte(x_, hidden), rotated_ = at_byte(query_, query);
+        key_ = at_byte(rotated_, query), value_ = at_byte(key_, key);
+        gate_ = query_, up_ = at_byte(gate_, gate);  // queries, keys and values are done with by then
         const int64_t d = decoder.head_dim;
         norm_bytes_ = (pad_floats(std::max(decoder.hidden, d)) + pad_floats(d)) * 4;
         norm_memory_ = allocate(norm_bytes_ * threads);
@@ -60,6 +59,7 @@ class Run {
   private:
     int64_t area(int64_t width) const { return (tokens_.batch * chunk_ * width * bytes_ + 63) / 64 * 64; }
 
+    static void* at_byte(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
     const char* at(const void* base, int64_t elements) const {
         return static_cast<const char*>(base) + elements * bytes_;
     }
