@@ -11,8 +11,59 @@ namespace {
 constexpr int64_t kDirectRows = 32;
 constexpr int64_t kPieceSteps = 10;  // of rows, and of a panel: 20 KiB each of 48
 
+// Words of a panel for one step of a product: those that high digits of a block share.
+struct GatheredWords {
+    static constexpr int64_t kWords = kStepBytes / kWordBytes, kBytes = kWordBytes * Avx512Vnni::kColumns;
+
+    // The first of `units`, up to kWords; behind the last any, for the digits there are zero.
+    void gather(const uint8_t* from, const uint16_t* units, int64_t units_count) {
+        panel = from, count = units_count < kWords ? units_count : kWords;
+        for (int64_t w = 0; w < kWords; ++w) {
+            const uint8_t* word = from + units[w < count ? w : 0] * kBytes;
+            _mm512_store_si512(words + w * kBytes, _mm512_load_si512(word));
+            _mm512_store_si512(words + w * kBytes + 64, _mm512_load_si512(word + 64));
+            index[w] = units[w < count ? w : 0];
+        }
+        finish_writing(words);
+    }
+
+    bool has(const uint8_t* from, const HighUnits& units) const {
+        return panel == from && count == units.count &&
+               std::memcmp(index, units.index, static_cast<size_t>(count) * sizeof(uint16_t)) == 0;
+    }
+
+    alignas(64) uint8_t words[kWords * kBytes];
+    const uint8_t* panel = nullptr;
+    int64_t count = 0;
+    uint16_t index[kWords];
+};
+
+// Outliers mostly lie in the same columns of all rows: their words are gathered once for all blocks.
+class AmxUnit : public Tiles {
+  public:
+    void forget_panels() {
+        for (GatheredWords& words : gathered_) words.panel = nullptr;
+        next_ = 0;
+    }
+
+    // What the words of one step are, if there are no more.
+    const uint8_t* words_of(const uint8_t* panel, const HighUnits& units) {
+        for (const GatheredWords& words : gathered_) {
+            if (words.has(panel, units)) return words.words;
+        }
+        GatheredWords& words = gathered_[next_++ % kPlaces];
+        words.gather(panel, units.index, units.count);
+        return words.words;
+    }
+
+  private:
+    static constexpr int kPlaces = 8;  // panels that rows meet together, of both products
+    GatheredWords gathered_[kPlaces];
+    unsigned next_ = 0;
+};
+
 struct Amx : Avx512Vnni {
-    using Unit = Tiles;
+    using Unit = AmxUnit;
     static constexpr int kMaxRows = 2 * kTileRows;
     static constexpr int kPanels = 4;
     static constexpr int64_t kFewRows = 1;
@@ -53,25 +104,23 @@ struct Amx : Avx512Vnni {
         }
     }
 
-    static void block_units(Tiles& tiles, int64_t rows, const uint8_t* panel, const HighUnits& units,
+    static void block_units(AmxUnit& tiles, int64_t rows, const uint8_t* panel, const HighUnits& units,
                             int32_t (*sums)[kColumns]) {
-        constexpr int64_t kPanelRow = kWordBytes * kColumns, kWords = kStepBytes / kWordBytes;
         tiles.shape(rows, kTileRows);
         tiles.clear(true);
-        TileRows a = rows_of(units.digits, rows, tiles.upper());
-        alignas(64) uint8_t gathered[2][kWords * kPanelRow];  // two: one is read while the other is written
-        for (int64_t s = 0; s < steps_of(units.count); ++s) {
-            uint8_t* to = gathered[s % 2];
-            for (int64_t u = s * kWords; u < (s + 1) * kWords; ++u, to += kPanelRow) {
-                // Past the last word: any, for the digits there are zero.
-                const uint8_t* from = panel + units.index[u < units.count ? u : 0] * kPanelRow;
-                _mm512_store_si512(to, _mm512_load_si512(from));
-                _mm512_store_si512(to + 64, _mm512_load_si512(from + 64));
+        const TileRows a = rows_of(units.digits, rows, tiles.upper());
+        const int64_t steps = steps_of(units.count);
+        if (steps == 1) {
+            tiles.add<true>(a, columns_of(tiles.words_of(panel, units)), 0);
+        } else {
+            GatheredWords gathered[2];  // two: one is read while the other is written
+            for (int64_t s = 0; s < steps; ++s) {
+                const int64_t first = s * GatheredWords::kWords;
+                gathered[s % 2].gather(panel, units.index + first, units.count - first);
+                TileColumns b = columns_of(gathered[s % 2].words);
+                b.step = 0;
+                tiles.add<true>(a, b, s);
             }
-            finish_writing(gathered);
-            TileColumns b = columns_of(gathered[s % 2]);
-            b.step = 0;
-            tiles.add<true>(a, b, s);
         }
         tiles.store(sums[0], sums[0] + kTileRows, kColumns);
     }

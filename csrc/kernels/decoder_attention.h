@@ -6,6 +6,8 @@
 // all rows. Internal linkage, as in float_bits.h and for the same reason.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/decoder_rows.h"
 #include "kernels/key_columns.h"
 #include "kernels/pair_sums.h"

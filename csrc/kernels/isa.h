@@ -95,6 +95,7 @@ struct WordBlocks {
     struct Unit {
         void expect(const void*, int64_t, int64_t) {}
         void expect_weight(const void*, int64_t, int64_t) {}
+        void forget_panels() {}
     };
 
     // All sums of a block with `count` panels, `stride` elements from one to the next.

@@ -134,6 +134,7 @@ void many_rows(const LinearCall& call, int64_t begin, int64_t end, int64_t next,
         if (call.p > 0) Isa::pack_panel(call.second_digits(), n, last(n), panels + count * size + first_size);
         columns[count].set(call, n, last(n));
     }
+    unit.forget_panels();
     const int64_t steps = count * rows.padded_k() / kPadding;
     if (rows.blocks() >= kPatientBlocks) {
         unit.expect_weight(call.weight + end * rows.k(), (next - end) * rows.k(), steps * rows.blocks());
