@@ -1,6 +1,5 @@
 // Attention of a few heads that share their keys and values: docs/numerics.md, "Decoder".
 //
-// Keys go by their number among those that are not masked for the sequence; it decides the order of sums.
 // Scores of all rows (a row is one head of one query) lie in memory as a whole, so the softmax needs no
 // second thought when its maximum grows. Keys and values are read in blocks that stay in the first cache for
 // all rows. Internal linkage, as in float_bits.h and for the same reason.
@@ -10,17 +9,12 @@
 
 #include "kernels/decoder_rows.h"
 #include "kernels/key_columns.h"
+#include "kernels/numbered_keys.h"
 #include "kernels/pair_sums.h"
 #include "kernels/softmax.h"
 
 namespace llmint8 {
 namespace {
-
-constexpr int64_t round_up(int64_t count, int64_t to) {
-    return (count + to - 1) / to * to;
-}
-
-constexpr int64_t kFetchAhead = 4096;  // bytes
 
 // How far apart the scores of rows are at most.
 constexpr int64_t most_scores(int64_t keys) {
@@ -37,13 +31,14 @@ class Attention {
   public:
     Attention(const AttentionTask& task, void* scratch)
         : task_(task),
+          keys_{task},
           rows_(task.heads * task.queries),
           all_rows_(round_up(rows_, kLanes)),
           d_(round_up(task.head_dim, kPairBlock)) {
         seen_ = static_cast<KeyRange*>(scratch);
         for (int64_t t = 0; t < task.queries; ++t) {
             const int64_t end = task.position + t + 1;
-            seen_[t] = {task.window > 0 ? number_of(larger(0, end - task.window)) : 0, number_of(end)};
+            seen_[t] = {task.window > 0 ? keys_.before(larger(0, end - task.window)) : 0, keys_.before(end)};
         }
         begin_ = visible(0).begin / kPairBlock * kPairBlock, end_ = visible(rows_ - 1).end;
         stride_ = round_up(end_ - begin_, kPairBlock);
@@ -74,24 +69,10 @@ class Attention {
     template <class Element>
     static constexpr bool kExact = !std::is_same<Element, Float32>::value;
 
-    static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-    static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
     template <class Element>
     static void remove_specks(float* x, int64_t count) {
         if (!std::is_same<Element, Bfloat16>::value) return;
         for (int64_t i = 0; i < count; ++i) x[i] = without_speck(x[i]);
-    }
-
-    int64_t element_bytes() const { return task_.dtype == LLMINT8_FLOAT32 ? 4 : 2; }
-
-    // How many keys before a position are not masked.
-    int64_t number_of(int64_t position) const {
-        int64_t count = 0;
-        for (int64_t i = 0; i < task_.range_count; ++i) {
-            count += larger(0, smaller(position, task_.ranges[i].end) - task_.ranges[i].begin);
-        }
-        return count;
     }
 
     // Numbers of the keys that a row sees.
@@ -103,55 +84,16 @@ class Attention {
     template <class Body>
     void for_heads(const Body& body) const {
         for (int64_t t = 0; t < task_.queries; ++t) {
-            body(static_cast<const char*>(task_.query) + t * task_.query_stride * element_bytes(),
+            body(static_cast<const char*>(task_.query) + t * task_.query_stride * keys_.element_bytes(),
                  t * task_.heads);
         }
-    }
-
-    // body(elements of consecutive keys, their count, how many came before): all of [begin, end), in order.
-    template <class Body>
-    void for_pieces(const void* source, int64_t begin, int64_t end, const Body& body) const {
-        int64_t before = 0;
-        const int64_t first = begin;
-        for (int64_t i = 0; i < task_.range_count && begin < end; ++i) {
-            const KeyRange& range = task_.ranges[i];
-            const int64_t length = range.end - range.begin, skipped = begin - before;
-            before += length;
-            if (skipped >= length) continue;
-            const int64_t count = smaller(length - skipped, end - begin);
-            body(
-                static_cast<const char*>(source) + (range.begin + skipped) * task_.head_dim * element_bytes(),
-                count, begin - first);
-            begin += count;
-        }
-    }
-
-    // Keys or values [begin, end) as they are, d_ elements apart; in place where they lie so.
-    const void* gather(const void* source, int64_t begin, int64_t end) const {
-        const int64_t bytes = task_.head_dim * element_bytes(), apart = d_ * element_bytes();
-        const void* whole = nullptr;
-        char* const to = reinterpret_cast<char*>(staged_);
-        for_pieces(source, begin, end, [&](const char* from, int64_t count, int64_t row) {
-            if (count == end - begin && bytes == apart) {
-                whole = from;
-                for (int64_t ahead = 0; ahead < count * bytes; ahead += 64) {  // the rows behind the next
-                    __builtin_prefetch(from + kFetchAhead + ahead);
-                }
-                return;
-            }
-            for (int64_t i = 0; i < count; ++i) {
-                std::memcpy(to + (row + i) * apart, from + i * bytes, static_cast<size_t>(bytes));
-                std::memset(to + (row + i) * apart + bytes, 0, static_cast<size_t>(apart - bytes));
-            }
-        });
-        return whole != nullptr ? whole : to;
     }
 
     // Keys [key, key + 16) transposed, [d_][16].
     template <class Element>
     const float* transposed(int64_t key) {
         const int64_t count = smaller(kLanes, end_ - key);
-        const void* rows = gather(task_.key, key, key + count);
+        const void* rows = keys_.gather(task_.key, key, key + count, d_, staged_);
         if (std::is_same<Element, Bfloat16>::value) {
             transpose_sixteen(rows, d_ * 2, count, d_ / 2, pairs_);
             widen_pairs(pairs_, d_ / 2, floats_);
@@ -192,7 +134,8 @@ class Attention {
     template <class Element>
     void mix(int64_t key) {
         const int64_t count = smaller(kPairBlock, end_ - key);
-        const float* values = static_cast<const float*>(gather(task_.value, key, key + count));
+        const float* values =
+            static_cast<const float*>(keys_.gather(task_.value, key, key + count, d_, staged_));
         if (!std::is_same<Element, Float32>::value) {
             widen(values, task_.dtype, count * d_, floats_);
             remove_specks<Element>(floats_, count * d_);
@@ -247,6 +190,7 @@ class Attention {
     }
 
     const AttentionTask& task_;
+    const NumberedKeys keys_;
     int64_t rows_, all_rows_, d_, begin_, end_, stride_;
     KeyRange* seen_;
     float *queries_, *sums_, *inverse_, *staged_, *pairs_, *floats_, *scores_;  // scores_ is the last

@@ -140,7 +140,7 @@ class TileAttention : private Attention {
     // Keys [key, key + 16) as pairs, [d_ / 2][16][2].
     void pack_keys(int64_t key, float* to) {
         const int64_t count = larger(0, smaller(kLanes, end_ - key)), pairs = d_ / 2;
-        transpose_sixteen(gather(task_.key, key, key + count), d_ * 2, count, pairs, to);
+        transpose_sixteen(keys_.gather(task_.key, key, key + count, d_, staged_), d_ * 2, count, pairs, to);
         for (int64_t i = 0; i < pairs * kLanes; ++i) to[i] = from_bits(pair_without_specks(to_bits(to[i])));
     }
 
@@ -151,7 +151,8 @@ class TileAttention : private Attention {
         uint32_t* to = values_;
         for (int64_t key = begin; key < end; key += kPairBlock, to += kPairBlock / 2 * d_) {
             const int64_t count = smaller(kPairBlock, end - key);
-            const auto* rows = static_cast<const uint32_t*>(gather(task_.value, key, key + count));
+            const auto* rows =
+                static_cast<const uint32_t*>(keys_.gather(task_.value, key, key + count, d_, staged_));
             for (int64_t pair = 0; pair < kPairBlock / 2; ++pair) {
                 pack_pair(rows + pair * d_, count - 2 * pair, to + pair * kLanes, largest);
             }

@@ -107,7 +107,7 @@ def numbers(path: Path) -> set[float]:
 def test_constants_of_the_contract_have_one_home(path: Path) -> None:
     values = {v for name, v in vars(numerics).items() if name.isupper() and isinstance(v, (int, float))}
     elsewhere_too = {0, -1.0, 8, numerics.LANES, numerics.MIN_8BIT_SIZE, numerics.DEFAULT_THRESHOLD}
-    elsewhere_too |= {numerics.OUTLIER_COLUMN_SHARE, numerics.FOURBIT_BLOCK}
+    elsewhere_too |= {numerics.OUTLIER_COLUMN_SHARE, numerics.FOURBIT_BLOCK, numerics.PAIR_BLOCK}
     distinctive = values - elsewhere_too
     assert {127, 256, 32512, 32767, 131_072, 2.0**-100} <= distinctive
     sizes_of_blocks = (
