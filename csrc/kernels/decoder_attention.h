@@ -22,7 +22,7 @@ constexpr int64_t most_scores(int64_t keys) {
 }
 
 int64_t attention_bytes(int64_t rows, int64_t head_dim, int64_t keys) {
-    const int64_t d = round_up(head_dim, kPairBlock), all_rows = round_up(rows, kLanes);
+    const int64_t d = round_up(head_dim, kPairBlock), all_rows = pad_floats(rows);
     return (all_rows * (5 + 2 * d + most_scores(keys)) + 3 * kPairBlock * d) *
            static_cast<int64_t>(sizeof(float));
 }
@@ -33,7 +33,7 @@ class Attention {
         : task_(task),
           keys_{task},
           rows_(task.heads * task.queries),
-          all_rows_(round_up(rows_, kLanes)),
+          all_rows_(pad_floats(rows_)),
           d_(round_up(task.head_dim, kPairBlock)) {
         seen_ = static_cast<KeyRange*>(scratch);
         for (int64_t t = 0; t < task.queries; ++t) {

@@ -70,7 +70,7 @@ inline uint32_t pair_without_specks(uint32_t pair) {
 }
 
 int64_t tile_attention_bytes(int64_t rows, int64_t head_dim, int64_t keys) {
-    const int64_t d = round_up(head_dim, kPairBlock), all_rows = round_up(rows, kLanes);
+    const int64_t d = round_up(head_dim, kPairBlock), all_rows = pad_floats(rows);
     const int64_t halves = all_rows * (d + most_scores(keys)) + kValueKeys * d;
     return round_up(attention_bytes(rows, head_dim, keys), 64) +
            halves * static_cast<int64_t>(sizeof(uint16_t));
