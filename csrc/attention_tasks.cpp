@@ -18,7 +18,7 @@ AttentionTasks::AttentionTasks(const DecoderKernels& kernels, int threads,
     : kernels_(kernels), threads_(threads), ranges_(ranges), group_(group) {
     const int64_t rows = std::min(kAttentionRows, kScoreBytes / 4 / keys);
     queries_ = std::max<int64_t>(1, std::min(tokens, rows / group));
-    scratch_bytes_ = (kernels.attention_bytes(group * queries_, head_dim, keys) + 63) / 64 * 64;
+    scratch_bytes_ = round_up(kernels.attention_bytes(group * queries_, head_dim, keys), 64);
     scratch_ = allocate(scratch_bytes_ * threads);
 }
 

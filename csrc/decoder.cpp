@@ -57,7 +57,7 @@ class Run {
     }
 
   private:
-    int64_t area(int64_t width) const { return (tokens_.batch * chunk_ * width * bytes_ + 63) / 64 * 64; }
+    int64_t area(int64_t width) const { return round_up(tokens_.batch * chunk_ * width * bytes_, 64); }
 
     static void* at_byte(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
     const char* at(const void* base, int64_t elements) const {

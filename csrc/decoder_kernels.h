@@ -13,7 +13,7 @@ namespace llmint8 {
 constexpr int64_t kFloatLanes = 16;  // rows of floats are padded with zeros to a multiple of this
 
 constexpr int64_t pad_floats(int64_t count) {
-    return (count + kFloatLanes - 1) / kFloatLanes * kFloatLanes;
+    return round_up(count, kFloatLanes);
 }
 
 // Some heads that share their keys and values, for consecutive queries of one sequence.

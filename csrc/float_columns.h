@@ -18,7 +18,7 @@ class FloatColumns {
           grain_(kernels.float_column_tile *
                  std::max<int64_t>(
                      1, kWorkPerThread / std::max<int64_t>(1, kernels.float_column_tile * m * padded_k))),
-          bytes_((kernels.float_linear_bytes(m, padded_k) + 63) / 64 * 64),
+          bytes_(round_up(kernels.float_linear_bytes(m, padded_k), 64)),
           scratch_(allocate(bytes_ * thread_count(n, grain_, threads))) {}
 
     void run(const FloatLinearCall& call) const {

@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kWorkPerThread = 1 << 17;
 
 int64_t padded(int64_t k) {
-    return (k + kPadding - 1) / kPadding * kPadding;
+    return round_up(k, kPadding);
 }
 
 // How many rows of k elements are worth a thread.
@@ -48,7 +48,7 @@ struct RowScratch {
 
     int64_t bytes() const {
         const int64_t each = 2 * k + static_cast<int64_t>(sizeof(RowScale));
-        return (k * static_cast<int64_t>(sizeof(float)) + rows * each + 63) / 64 * 64;
+        return round_up(k * static_cast<int64_t>(sizeof(float)) + rows * each, 64);
     }
     float* widened(int thread) const { return reinterpret_cast<float*>(memory.get() + thread * bytes()); }
     int8_t* lo(int thread) const { return reinterpret_cast<int8_t*>(widened(thread) + k); }

@@ -10,10 +10,6 @@ namespace llmint8 {
 
 namespace {
 
-constexpr int64_t round_up(int64_t value, int64_t step) {
-    return (value + step - 1) / step * step;
-}
-
 bool all_zero(const int8_t* digits) {
     uint64_t words[kPadding / 8], any = 0;
     std::memcpy(words, digits, sizeof words);

@@ -24,6 +24,11 @@ constexpr int64_t kWordBytes = 4;  // the digits that a dot-product instruction 
 constexpr int64_t kPadding = 64;   // rows are padded with zero digits to a multiple of this
 constexpr int64_t kMaxK = 131072;  // 128 * 127 * K must fit int32
 
+// The next multiple of step. Of internal linkage, for what is said above.
+static constexpr int64_t round_up(int64_t value, int64_t step) {
+    return (value + step - 1) / step * step;
+}
+
 struct FreeAligned {
     void operator()(void* p) const;
 };

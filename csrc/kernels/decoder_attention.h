@@ -78,6 +78,18 @@ class Attention {
     // Numbers of the keys that a row sees.
     KeyRange visible(int64_t row) const { return seen_[row / task_.heads]; }
 
+    struct RowRange {
+        int64_t begin, end;
+    };
+
+    // Rows that see one of the keys [begin, end).
+    RowRange rows_that_see(int64_t begin, int64_t end) const {
+        RowRange rows{0, rows_};
+        while (rows.begin < rows.end && visible(rows.begin).end <= begin) rows.begin += task_.heads;
+        while (rows.end > rows.begin && visible(rows.end - 1).begin >= end) rows.end -= task_.heads;
+        return rows;
+    }
+
     float* scores(int64_t row, int64_t key) const { return scores_ + row * stride_ + key - begin_; }
 
     // body(heads of a query, the first one's row).
@@ -110,13 +122,11 @@ class Attention {
     // Scores of all rows that see one of sixteen keys, also of those keys that some of them do not see.
     template <class Element>
     void score(int64_t key) {
-        int64_t begin = 0, end = rows_;
-        while (begin < end && visible(begin).end <= key) begin += task_.heads;
-        while (end > begin && visible(end - 1).begin >= key + kLanes) end -= task_.heads;
-        if (begin == end) return;
-        const SixteenKeys products{queries_ + begin * d_, d_,     transposed<Element>(key), d_,
-                                   scores(begin, key),    stride_};
-        products.run<kExact<Element>>(end - begin);
+        const RowRange rows = rows_that_see(key, key + kLanes);
+        if (rows.begin == rows.end) return;
+        const SixteenKeys products{queries_ + rows.begin * d_, d_,     transposed<Element>(key), d_,
+                                   scores(rows.begin, key),    stride_};
+        products.run<kExact<Element>>(rows.end - rows.begin);
     }
 
     // Scores to weights, into rows of the scores' length.

@@ -10,10 +10,6 @@
 namespace llmint8 {
 namespace {
 
-constexpr int64_t round_up(int64_t count, int64_t to) {
-    return (count + to - 1) / to * to;
-}
-
 inline int64_t larger(int64_t a, int64_t b) {
     return a > b ? a : b;
 }

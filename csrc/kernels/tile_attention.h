@@ -118,16 +118,14 @@ class TileAttention : private Attention {
 
     // Scores of all rows that see one of 32 keys, and of those that share a tile with them.
     void score_tiles(int64_t key) {
-        int64_t begin = 0, end = rows_;
-        while (begin < end && visible(begin).end <= key) begin += task_.heads;
-        while (end > begin && visible(end - 1).begin >= key + kPairBlock) end -= task_.heads;
-        if (begin == end) return;
+        const RowRange rows = rows_that_see(key, key + kPairBlock);
+        if (rows.begin == rows.end) return;
         float* const right = pairs_ + d_ / 2 * kLanes;
         pack_keys(key, pairs_);
         pack_keys(key + kLanes, right);
         finish_writing(pairs_);
-        for (int64_t row = begin / kTileRows * kTileRows; row < end; row += 2 * kTileRows) {
-            const bool lower = row + kTileRows < end;
+        for (int64_t row = rows.begin / kTileRows * kTileRows; row < rows.end; row += 2 * kTileRows) {
+            const bool lower = row + kTileRows < rows.end;
             tiles_.clear();
             for (int64_t i = 0; i < d_; i += kPairBlock) {
                 tiles_.add(query_halves_ + row * d_ + i, d_, pairs_ + i / 2 * kLanes, right + i / 2 * kLanes,
