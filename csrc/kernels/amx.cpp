@@ -66,6 +66,7 @@ struct Amx : Avx512Vnni {
     using Unit = AmxUnit;
     static constexpr int kMaxRows = 2 * kTileRows;
     static constexpr int kPanels = 4;
+    static constexpr int64_t kPatientBlocks = 8;  // with fewer, products would wait for memory
     static constexpr int64_t kFewRows = 1;
 
     // Direct rows have their high digits whole, unless all are zero. Else a listed word of a block must be

@@ -9,6 +9,7 @@
 #include <immintrin.h>
 #endif
 
+#include "kernels/ahead.h"
 #include "quantized_rows.h"
 
 namespace llmint8 {
@@ -39,25 +40,6 @@ struct TileColumns {
     const void* left;
     const void* right;  // null: none
     int64_t word, step;
-};
-
-// Memory that will be read soon, to be fetched into the second-level cache a little with each step of a
-// product.
-class Ahead {
-  public:
-    Ahead() = default;
-    // steps: after as many it should be there.
-    Ahead(const void* from, int64_t bytes, int64_t steps)
-        : at_(static_cast<const char*>(from)), end_(at_ + bytes), lines_((bytes / 64 + steps - 1) / steps) {}
-
-    LLMINT8_INLINE void step() {
-        for (int64_t i = 0; i < lines_ && at_ < end_; ++i, at_ += 64) __builtin_prefetch(at_, 0, 2);
-    }
-
-  private:
-    const char* at_ = nullptr;
-    const char* end_ = nullptr;
-    int64_t lines_ = 0;
 };
 
 // GCC does not know that the instructions read memory: what they read must be written by now.

@@ -97,7 +97,7 @@ struct Avx2 : WordBlocks<Avx2> {
         }
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
-            w.prefetch_next(i, k, kDotColumns * k);
+            w.stream_next(i);
             for (int64_t j = i; j < i + 64; j += 16) {
                 dot_step<kRows>(
                     acc, [&](int r) { return load(row[r].digits + j); },
@@ -141,10 +141,12 @@ struct Avx2 : WordBlocks<Avx2> {
     }
 
     template <int kRows>
-    static void tile(const int16_t* panel, const int16_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
+    static void tile(const int16_t* panel, const int16_t* lo, int64_t words, int32_t (*sums)[kColumns],
+                     Ahead& ahead) {
         __m256i acc[kRows][2];
         for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
         for (int64_t w = 0; w < words; ++w, panel += 2 * kColumns, lo += 2 * kRows) {
+            ahead.step();
             tile_step<kRows>(acc, panel, lo);
         }
         store_tile<kRows>(acc, sums);

@@ -84,28 +84,41 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     static constexpr int32_t kOffset = 128;
 
     // 64 digits of kRows rows, times the same codes of the four columns.
-    template <int kRows, class Digits>
-    static void dot_step(__m512i (&acc)[kRows][kDotColumns], const DotColumns<Avx512Vnni>& w, int64_t i,
-                         const Digits& digits_of) {
+    template <int kRows, class Digits, class Codes>
+    LLMINT8_INLINE static void dot_step(__m512i (&acc)[kRows][kDotColumns], const Digits& digits_of,
+                                        const Codes& codes_of) {
         __m512i codes[kDotColumns];
-        for (int c = 0; c < kDotColumns; ++c) codes[c] = load_codes(w.at[c] + i, w.end);
+        for (int c = 0; c < kDotColumns; ++c) codes[c] = codes_of(c);
+#pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
             const __m512i digits = digits_of(r);
+#pragma GCC unroll 4
             for (int c = 0; c < kDotColumns; ++c)
                 acc[r][c] = _mm512_dpbusd_epi32(acc[r][c], codes[c], digits);
         }
     }
 
     template <int kRows>
-    static void dot(const DotColumns<Avx512Vnni>& w, const DotRow<Avx512Vnni>* row, int64_t k, int64_t at) {
+    __attribute__((noinline, optimize("no-tree-pre"))) static void dot(const DotColumns<Avx512Vnni>& w, const DotRow<Avx512Vnni>* row, int64_t k, int64_t at) {
         __m512i acc[kRows][kDotColumns];
-        for (auto& sums : acc) {
-            for (auto& sum : sums) sum = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+            for (int c = 0; c < kDotColumns; ++c) acc[r][c] = _mm512_setzero_si512();
         }
-        for (int64_t i = 0; i < k; i += 64) {
-            w.prefetch_next(i, k, kDotColumns * k);
-            dot_step<kRows>(acc, w, i, [&](int r) { return _mm512_load_si512(row[r].digits + i); });
+        const int64_t whole = k / 64 * 64;
+        for (int64_t i = 0; i < whole; i += 64) {
+            w.stream_next(i);
+            dot_step<kRows>(
+                acc, [&](int r) { return _mm512_load_si512(row[r].digits + i); },
+                [&](int c) { return to_unsigned(_mm512_loadu_si512(w.at[c] + i)); });
         }
+        if (whole < k) {
+            dot_step<kRows>(
+                acc, [&](int r) { return _mm512_load_si512(row[r].digits + whole); },
+                [&](int c) { return load_codes(w.at[c] + whole, w.end); });
+        }
+#pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
             store_sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], row[r].sums + at);
         }
@@ -116,8 +129,9 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
         for (auto& sum : acc[0]) sum = _mm512_setzero_si512();
         const int8_t* digits = static_cast<const int8_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u) {
-            dot_step<1>(acc, w, units.index[u] * kUnit,
-                        [&](int) { return _mm512_load_si512(digits + u * kUnit); });
+            dot_step<1>(
+                acc, [&](int) { return _mm512_load_si512(digits + u * kUnit); },
+                [&](int c) { return load_codes(w.at[c] + units.index[u] * kUnit, w.end); });
         }
         store_sums(acc[0][0], acc[0][1], acc[0][2], acc[0][3], sums);
     }
@@ -139,10 +153,12 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     }
 
     template <int kRows>
-    static void tile(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
+    static void tile(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns],
+                     Ahead& ahead) {
         __m512i acc[kRows][2];
         for (auto& row : acc) row[0] = row[1] = _mm512_setzero_si512();
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
+            ahead.step();
             tile_step<kRows>(acc, panel, lo);
         }
         store_tile<kRows>(acc, sums);

@@ -112,7 +112,7 @@ struct AvxVnni : WordBlocks<AvxVnni> {
         }
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
-            w.prefetch_next(i, k, kDotColumns * k);
+            w.stream_next(i);
             for (int64_t j = i; j < i + 64; j += 32) {
                 dot_step<kRows>(
                     acc, [&](int r) { return row[r].digits + j; },
@@ -158,10 +158,12 @@ struct AvxVnni : WordBlocks<AvxVnni> {
     }
 
     template <int kRows>
-    static void tile(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
+    static void tile(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns],
+                     Ahead& ahead) {
         __m256i acc[kRows][2];
         for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
+            ahead.step();
             tile_step<kRows>(acc, panel, lo);
         }
         store_tile<kRows>(acc, sums);

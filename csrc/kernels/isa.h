@@ -13,6 +13,7 @@
 // and how it multiplies a block of rows, as WordBlocks says.
 #pragma once
 
+#include "kernels/ahead.h"
 #include "kernels/epilogue.h"
 #include "kernels/weight_rows.h"
 
@@ -50,11 +51,11 @@ struct Rows {
     }
 
     static void tile(int64_t rows, const typename Isa::Panel* panel, const void* digits, int64_t words,
-                     Sums sums) {
+                     Sums sums, Ahead& ahead) {
         if (rows == kRows) {
-            Isa::template tile<kRows>(panel, static_cast<const Digit<Isa>*>(digits), words, sums);
+            Isa::template tile<kRows>(panel, static_cast<const Digit<Isa>*>(digits), words, sums, ahead);
         } else {
-            Rows<Isa, kRows - 1>::tile(rows, panel, digits, words, sums);
+            Rows<Isa, kRows - 1>::tile(rows, panel, digits, words, sums, ahead);
         }
     }
 
@@ -73,16 +74,18 @@ struct Rows<Isa, 0> {
     using Sums = int32_t (*)[Isa::kColumns];
 
     static void dot(int64_t, const DotColumns<Isa>&, const DotRow<Isa>*, int64_t, int64_t) {}
-    static void tile(int64_t, const typename Isa::Panel*, const void*, int64_t, Sums) {}
+    static void tile(int64_t, const typename Isa::Panel*, const void*, int64_t, Sums, Ahead&) {}
     static void tile_units(int64_t, const typename Isa::Panel*, const HighUnits&, Sums) {}
 };
 
 // The base of an Isa that multiplies a block of R rows word by word, with more members:
-//   tile<R>(panel, digits, words, sums)      sums[r][0 .. kColumns) of an interleaved block of R rows
+//   tile<R>(panel, digits, words, sums, ahead)
+//                                            sums[r][0 .. kColumns) of an interleaved block of R rows
 //   tile_units<R>(panel, units, sums)        the same for the listed words
 template <class Isa>
 struct WordBlocks {
     static constexpr int kPanels = 1;  // panels that stay in the cache while all rows pass
+    static constexpr int64_t kPatientBlocks = 1;  // as many give the next weights time to come from memory
 
     // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.
     static DigitLayout layout(int64_t m) {
@@ -94,16 +97,20 @@ struct WordBlocks {
     // panels' weights lie, and the steps of 64 digits until then.
     struct Unit {
         void expect(const void*, int64_t, int64_t) {}
-        void expect_weight(const void*, int64_t, int64_t) {}
+        void expect_weight(const void* from, int64_t bytes, int64_t steps) {
+            weight = {from, bytes, steps * (kPadding / kWordBytes)};
+        }
         void forget_panels() {}
+
+        Ahead weight;  // a little with each word
     };
 
     // All sums of a block with `count` panels, `stride` elements from one to the next.
     template <class Panel, class Sums>
-    static void block(Unit&, int64_t rows, const Panel* panels, int64_t stride, int64_t count,
+    static void block(Unit& unit, int64_t rows, const Panel* panels, int64_t stride, int64_t count,
                       const void* digits, int64_t words, const Sums& sums_of) {
         for (int64_t i = 0; i < count; ++i) {
-            Rows<Isa, Isa::kMaxRows>::tile(rows, panels + i * stride, digits, words, sums_of(i));
+            Rows<Isa, Isa::kMaxRows>::tile(rows, panels + i * stride, digits, words, sums_of(i), unit.weight);
         }
     }
 

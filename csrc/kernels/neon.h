@@ -130,10 +130,12 @@ struct Neon : WordBlocks<Neon<Ops>> {
     }
 
     template <int kRows>
-    static void tile(const int8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns]) {
+    static void tile(const int8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns],
+                     Ahead& ahead) {
         Sum acc[kRows][3];
         set_zero(acc);
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
+            ahead.step();
             tile_step<kRows>(acc, panel, lo);
         }
         store_tile<kRows>(acc, sums);

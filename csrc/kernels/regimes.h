@@ -116,9 +116,6 @@ int64_t panels_at_once(const LinearCall& call) {
     return most < 1 ? 1 : most < blocks ? most : blocks;
 }
 
-// With fewer blocks the next weights would have to come so fast that products wait for memory.
-constexpr int64_t kPatientBlocks = 8;
-
 // All blocks of many rows, against up to kPanels panels of the codes and as many of the second digits.
 // Columns [end, next) come after these.
 template <class Isa>
@@ -136,7 +133,7 @@ void many_rows(const LinearCall& call, int64_t begin, int64_t end, int64_t next,
     }
     unit.forget_panels();
     const int64_t steps = count * rows.padded_k() / kPadding;
-    if (rows.blocks() >= kPatientBlocks) {
+    if (rows.blocks() >= Isa::kPatientBlocks) {
         unit.expect_weight(call.weight + end * rows.k(), (next - end) * rows.k(), steps * rows.blocks());
     }
     TileSums<Isa, Isa::kMaxRows> codes[Isa::kPanels], second[Isa::kPanels];
