@@ -138,18 +138,28 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
 
     // Weight rows [begin, end) to a panel [padded_k / 4][32][4], unsigned.
     static void pack_panel(const Product& product, int64_t begin, int64_t end, uint8_t* panel) {
-        const int64_t k = product.rows->k();
-        for (int half = 0; half < 2; ++half) {
+        const int64_t k = product.rows->k(), whole = k / 64 * 64;
+        for (int half = 0; half < 2; ++half, panel += 64) {
             const WeightRows<16> weight(product, begin + half * 16, end);
-            for (int64_t i = 0; i < k; i += 64) {
+            for (int64_t i = 0; i < whole; i += 64) {
                 weight.prefetch_next(i, k, kPackAhead);
-                __m512i v[16];
-                for (int c = 0; c < 16; ++c) v[c] = load_codes(weight.at[c] + i, weight.end);
-                transpose(v);
-                uint8_t* to = panel + i * kColumns + half * 64;
-                for (int g = 0; g < 16; ++g) _mm512_store_si512(to + g * kWordBytes * kColumns, v[g]);
+                pack_step([&](int c) { return to_unsigned(_mm512_loadu_si512(weight.at[c] + i)); },
+                          panel + i * kColumns);
+            }
+            if (whole < k) {
+                pack_step([&](int c) { return load_codes(weight.at[c] + whole, weight.end); },
+                          panel + whole * kColumns);
             }
         }
+    }
+
+    // 64 codes of 16 columns to 16 words of a panel.
+    template <class Codes>
+    LLMINT8_INLINE static void pack_step(const Codes& codes_of, uint8_t* panel) {
+        __m512i v[16];
+        for (int c = 0; c < 16; ++c) v[c] = codes_of(c);
+        transpose(v);
+        for (int g = 0; g < 16; ++g) _mm512_store_si512(panel + g * kWordBytes * kColumns, v[g]);
     }
 
     template <int kRows>
