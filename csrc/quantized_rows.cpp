@@ -76,23 +76,23 @@ inline void copy_unit(const int8_t* from, int64_t unit, Digit* to) {
     copy_digits(from, unit, to);
 }
 
-// Plain rows to groups of kDigits digits of each row in turn.
+// Plain rows to groups of kDigits digits of each row in turn, with room for `room` rows. flip: what the bits
+// of each word are changed by.
 template <int kDigits, class Digit>
-void interleave(const int8_t* from, int64_t rows, int64_t padded_k, Digit* to) {
-    if (rows == 1) return copy_digits(from, padded_k, to);
+void interleave_rows(const int8_t* from, int64_t rows, int64_t room, int64_t padded_k, uint32_t flip,
+                     Digit* to) {
+    if (room == 1) return copy_digits(from, padded_k, to);
     for (int64_t r = 0; r < rows; ++r) {
         const int8_t* row = from + r * padded_k;
         Digit* at = to + r * kDigits;
-        for (int64_t i = 0; i < padded_k; i += kDigits) copy_digits(row + i, kDigits, at + i * rows);
-    }
-}
-
-template <class Digit>
-void interleave(int64_t group, const int8_t* from, int64_t rows, int64_t padded_k, Digit* to) {
-    if (group == kWordBytes) {
-        interleave<kWordBytes / sizeof(Digit)>(from, rows, padded_k, to);
-    } else {
-        interleave<kPadding / sizeof(Digit)>(from, rows, padded_k, to);
+        for (int64_t i = 0; i < padded_k; i += kDigits, at += room * kDigits) {
+            copy_digits(row + i, kDigits, at);
+            if (flip == 0) continue;
+            uint32_t word;
+            std::memcpy(&word, at, sizeof word);
+            word ^= flip;
+            std::memcpy(at, &word, sizeof word);
+        }
     }
 }
 
@@ -118,7 +118,8 @@ QuantizedRows::QuantizedRows(int64_t m, int64_t k, const DigitLayout& layout)
       padded_k_(round_up(k, kPadding)),
       blocks_((m + layout.rows_per_block - 1) / layout.rows_per_block),
       unit_(layout.rows_per_block == 1 ? layout.unit : kWordBytes / layout.digit_bytes) {
-    const int64_t digits = 2 * m * padded_k_ * layout.digit_bytes + blocks_ * kSkew;
+    const int64_t rows = layout.lanes > 0 ? blocks_ * layout.lanes : m;
+    const int64_t digits = 2 * (rows * padded_k_ * layout.digit_bytes + blocks_ * kSkew);
     const int64_t block_bytes = round_up(blocks_ * static_cast<int64_t>(sizeof(Block)), 64);
     memory_ = allocate(digits + block_bytes + m * static_cast<int64_t>(sizeof(Row)));
     digits_ = memory_.get();
@@ -163,7 +164,7 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, ui
     block.high = choose_form(block, hi, used);
     if (block.high == High::kWhole) {
         block.units = {to, nullptr, units};
-        interleave(layout_.group_bytes, hi, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
+        interleave(hi, block.rows, reinterpret_cast<Digit*>(to));
     } else if (block.high == High::kShared) {
         const int64_t shared = std::count(used, used + units, 1), per_group = units_per_group();
         const int64_t groups = round_up(shared, per_group) / per_group, group = per_group * unit_;
@@ -201,12 +202,23 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, ui
 }
 
 template <class Digit>
+void QuantizedRows::interleave(const int8_t* from, int64_t rows, Digit* to) const {
+    constexpr int kWord = kWordBytes / sizeof(Digit), kRow = kPadding / sizeof(Digit);
+    const uint32_t flip = layout_.lanes > 0 ? 0x80808080u : 0;
+    if (layout_.group_bytes == kWordBytes) {
+        interleave_rows<kWord>(from, rows, room(rows), padded_k_, flip, to);
+    } else {
+        interleave_rows<kRow>(from, rows, room(rows), padded_k_, flip, to);
+    }
+}
+
+template <class Digit>
 void QuantizedRows::store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used,
-                                 uint8_t* to) {
-    block.lo = to;
-    interleave(layout_.group_bytes, lo, block.rows, padded_k_, reinterpret_cast<Digit*>(to));
-    to += block.rows * padded_k_ * static_cast<int64_t>(sizeof(Digit));
-    if (block.high != High::kNone) store_high<Digit>(block, hi, used, to);
+                                 uint8_t* low, uint8_t* high) {
+    block.lo = low;
+    interleave(lo, block.rows, reinterpret_cast<Digit*>(low));
+    if (block.high == High::kNone || (layout_.lanes > 0 && store_slots(block, hi, used, high))) return;
+    store_high<Digit>(block, hi, used, high);
 }
 
 void QuantizedRows::store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales,
@@ -217,11 +229,15 @@ void QuantizedRows::store(int64_t b, const int8_t* lo, const int8_t* hi, const R
         row_[block.begin + r] = {scales[r], {}};
         if (scales[r].has_high) block.high = High::kOwn;
     }
-    uint8_t* to = digits_ + 2 * block.begin * padded_k_ * layout_.digit_bytes + b * kSkew;
+    const int64_t row_bytes = padded_k_ * layout_.digit_bytes, rows = room(block.rows);
+    // Blocks in lanes are read side by side: their low digits lie next to each other.
+    const bool together = layout_.lanes > 0;
+    uint8_t* low = digits_ + (together ? b * rows : 2 * block.begin) * row_bytes + b * kSkew;
+    uint8_t* high = low + (together ? blocks_ * (rows * row_bytes + kSkew) : rows * row_bytes);
     if (layout_.digit_bytes == 1) {
-        store_digits<int8_t>(block, lo, hi, scratch, to);
+        store_digits<int8_t>(block, lo, hi, scratch, low, high);
     } else {
-        store_digits<int16_t>(block, lo, hi, scratch, to);
+        store_digits<int16_t>(block, lo, hi, scratch, low, high);
     }
 }
 

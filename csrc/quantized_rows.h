@@ -8,7 +8,8 @@
 // a list of the units that hold a non-zero one (one list for all rows where they share their outliers, else
 // one for each row), or whole, as the low digits. A unit is a word of four bytes (4 or 2 consecutive digits),
 // or in a plain row what the kernel asks. Units listed for a block are in groups as the low digits, with
-// zeros after the last.
+// zeros after the last. Where rows lie in the lanes of a register, lists become slots: 128 digits of k at a
+// time, the first non-zero word of each row, then the second, as long as there are any.
 #pragma once
 
 #include <cstdint>
@@ -20,9 +21,10 @@
 
 namespace llmint8 {
 
-constexpr int64_t kWordBytes = 4;  // the digits that a dot-product instruction multiplies and sums
-constexpr int64_t kPadding = 64;   // rows are padded with zero digits to a multiple of this
-constexpr int64_t kMaxK = 131072;  // 128 * 127 * K must fit int32
+constexpr int64_t kWordBytes = 4;     // the digits that a dot-product instruction multiplies and sums
+constexpr int64_t kSlotWindow = 128;  // digits of k that the places of a slot point into
+constexpr int64_t kPadding = 64;      // rows are padded with zero digits to a multiple of this
+constexpr int64_t kMaxK = 131072;     // 128 * 127 * K must fit int32
 
 // The next multiple of step. Of internal linkage, for what is said above.
 static constexpr int64_t round_up(int64_t value, int64_t step) {
@@ -52,9 +54,13 @@ struct DigitLayout {
     int64_t group_bytes;  // bytes of a row in a group: a word, or as many as rows are padded to
     // What a high unit costs the kernel, in those of the dense product: listed for a block or for a row.
     double shared_cost, own_cost;
+    // Rows in the lanes of a register, a block of them: a whole block takes the room of so many, its digits
+    // are stored as unsigned bytes, 128 more, and the listed ones in slots. 0: none of this.
+    int64_t lanes = 0;
 };
 
 // Units that hold a non-zero high digit: their digits ([unit][row] of the block or row), and which they are.
+// Of slots: those, and of which 128 digits of k each is.
 struct HighUnits {
     const void* digits;
     const uint16_t* index;
@@ -66,13 +72,14 @@ enum class High : uint8_t {
     kShared,  // one list for the block
     kOwn,     // one list for each row
     kWhole,   // as the low digits
+    kSlots,   // of 16 rows: in the order of k, the words of one slot, then their places, an int32 each
 };
 
 struct Block {
     int64_t begin, rows;
     const void* lo;
     High high;
-    HighUnits units;  // kShared: the list; kWhole: the digits
+    HighUnits units;  // kShared: the list; kWhole: the digits; kSlots: the slots
 };
 
 struct Row {
@@ -102,13 +109,19 @@ class QuantizedRows {
     void store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales, uint8_t* scratch);
 
   private:
+    // Rows whose room a block takes.
+    int64_t room(int64_t rows) const { return layout_.lanes > 0 ? layout_.lanes : rows; }
     int64_t units_per_group() const { return layout_.group_bytes / kWordBytes; }
 
     template <class Digit>
-    void store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used, uint8_t* to);
+    void interleave(const int8_t* from, int64_t rows, Digit* to) const;
+    template <class Digit>
+    void store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used, uint8_t* low,
+                      uint8_t* high);
     template <class Digit>
     void store_high(Block& block, const int8_t* hi, uint8_t* used, uint8_t* to);
     High choose_form(const Block& block, const int8_t* hi, uint8_t* used);
+    bool store_slots(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to) const;
 
     DigitLayout layout_;
     int64_t m_, k_, padded_k_, blocks_;

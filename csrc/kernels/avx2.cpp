@@ -97,7 +97,11 @@ struct Avx2 : WordBlocks<Avx2> {
         }
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
-            w.stream_next(i);
+            if (k < kShortRow) {  // requests would cost more than they save
+                w.prefetch_next(i, k, 0);
+            } else {
+                w.stream_next(i, k);
+            }
             for (int64_t j = i; j < i + 64; j += 16) {
                 dot_step<kRows>(
                     acc, [&](int r) { return load(row[r].digits + j); },

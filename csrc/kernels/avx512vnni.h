@@ -99,7 +99,8 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     }
 
     template <int kRows>
-    __attribute__((noinline, optimize("no-tree-pre"))) static void dot(const DotColumns<Avx512Vnni>& w, const DotRow<Avx512Vnni>* row, int64_t k, int64_t at) {
+    KEEP_SUMS_IN_REGISTERS static void dot(const DotColumns<Avx512Vnni>& w, const DotRow<Avx512Vnni>* row,
+                                           int64_t k, int64_t at) {
         __m512i acc[kRows][kDotColumns];
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
@@ -108,7 +109,7 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
         }
         const int64_t whole = k / 64 * 64;
         for (int64_t i = 0; i < whole; i += 64) {
-            w.stream_next(i);
+            w.stream_next(i, k);
             dot_step<kRows>(
                 acc, [&](int r) { return _mm512_load_si512(row[r].digits + i); },
                 [&](int c) { return to_unsigned(_mm512_loadu_si512(w.at[c] + i)); });

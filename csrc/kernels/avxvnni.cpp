@@ -112,7 +112,7 @@ struct AvxVnni : WordBlocks<AvxVnni> {
         }
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
-            w.stream_next(i);
+            w.stream_next(i, k);
             for (int64_t j = i; j < i + 64; j += 32) {
                 dot_step<kRows>(
                     acc, [&](int r) { return row[r].digits + j; },

@@ -17,6 +17,14 @@
 #include "kernels/epilogue.h"
 #include "kernels/weight_rows.h"
 
+// For a microkernel. Partial redundancy elimination of GCC 12 makes a second copy of each sum, and a loop
+// that moves all of them in every step, and so does inlining it where more is done with the sums.
+#if defined(__GNUC__) && !defined(__clang__)
+#define KEEP_SUMS_IN_REGISTERS __attribute__((noinline, optimize("no-tree-pre")))
+#else
+#define KEEP_SUMS_IN_REGISTERS __attribute__((noinline))
+#endif
+
 namespace llmint8 {
 namespace {
 
@@ -84,7 +92,7 @@ struct Rows<Isa, 0> {
 //   tile_units<R>(panel, units, sums)        the same for the listed words
 template <class Isa>
 struct WordBlocks {
-    static constexpr int kPanels = 1;  // panels that stay in the cache while all rows pass
+    static constexpr int kPanels = 1;             // panels that stay in the cache while all rows pass
     static constexpr int64_t kPatientBlocks = 1;  // as many give the next weights time to come from memory
 
     // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.

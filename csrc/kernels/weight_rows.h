@@ -7,9 +7,18 @@
 namespace llmint8 {
 namespace {
 
-// Bytes between what is read and what is fetched: of a long row that is packed, and of a weight that is read
-// in the order of memory.
-constexpr int64_t kPackAhead = 256, kStreamAhead = 16384;
+// Bytes of a long weight row between what is packed and what is fetched.
+constexpr int64_t kPackAhead = 256;
+
+// Bytes of a weight row so short that the next ones are better in the first-level cache.
+constexpr int64_t kShortRow = 1024;
+
+// Bytes between what is read and what is fetched of a weight that is read tile by tile: a whole tile, whose
+// rows are read side by side, or more.
+LLMINT8_INLINE int64_t stream_ahead(int64_t tile) {
+    constexpr int64_t kLeast = 16384;
+    return tile > kLeast ? tile : kLeast;
+}
 
 // Weight rows from n on that a kernel reads side by side; past the last one of the tile that one repeats.
 // Past the end of a row a kernel may read on in the next, since the digits there are zero, up to `end`.
@@ -33,12 +42,13 @@ struct WeightRows {
         }
     }
 
-    // Ask for what comes later in memory, into the second-level cache. What hardware finds out by itself was a
-    // third slower on AMD's Zen 4. A CPU drops such requests when it has too many: each pass of rows repeats
-    // them.
-    LLMINT8_INLINE void stream_next(int64_t i) const {
-        const int8_t* next = at[0] + kRows * i + kStreamAhead;
+    // Ask for what comes later in memory, into the second-level cache; from there hardware fetches long rows
+    // itself. What it finds out without help was a third slower on AMD's Zen 4. A CPU drops such requests
+    // when it has too many: each pass of rows repeats them.
+    LLMINT8_INLINE void stream_next(int64_t i, int64_t k) const {
+        const int8_t* next = at[0] + kRows * i + stream_ahead(kRows * k);
         for (int line = 0; line < kRows; ++line) __builtin_prefetch(next + line * 64, 0, 2);
+        if (k < kShortRow) prefetch_next(i, k, 0);
     }
 
     static constexpr int64_t kPageBytes = 4096;

@@ -70,6 +70,22 @@ def test_every_int8_weight_is_exact(native: Native) -> None:
     check(native, Case(x[:3], weight, torch.ones(21), None, -1.0))
 
 
+@pytest.mark.parametrize("k", [1024, 1028, 2050])
+@pytest.mark.parametrize("m", [4, 16, 40, 64, 70])
+def test_large_sums_of_a_few_outliers(native: Native, m: int, k: int) -> None:
+    """As many words of largest digits as are still listed: their sums, times 256, just fit with the others."""
+    x = torch.ones(m, k)
+    words = torch.arange(k) // 4
+    x[:, words % 32 < 14] = 256.0  # q = 32512, and 127 elsewhere
+    x[1::3, 9::128] = 3.0  # rows whose words differ
+    x[2::3, -5:] = -256.0
+    weight = torch.full((35, k), 127, dtype=torch.int8)
+    weight[1], weight[2, ::2] = -127, -127
+    check(native, Case(x, weight, torch.rand(35), None, 6.0))
+    x[:, words % 32 >= 3] = -1.0
+    check(native, Case(x, weight, torch.rand(35), torch.rand(35), 6.0))
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 4), (3, 0, 4), (3, 5, 0), (0, 0, 0)])
 def test_empty(native: Native, shape: tuple[int, int, int]) -> None:
     m, k, n = shape

@@ -1,0 +1,138 @@
+// The microkernels of rows that lie in the lanes of a register (rows_in_lanes.h).
+#pragma once
+
+#include "kernels/avx512vnni.h"
+
+namespace llmint8 {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kMostBlocks = 4;  // of 16 rows, which share a broadcast
+constexpr int kColumns = Avx512Vnni::kColumns;
+
+// Fewer rows fill a block of a panel better than the lanes; more repay the panels, whose outliers cost less.
+bool lie_in_lanes(int64_t m) {
+    return m >= 11 && m <= kMostBlocks * kLanes;
+}
+
+// Columns whose sums with some blocks stay in registers.
+constexpr int tile_columns(int blocks) {
+    return blocks <= 2 ? 8 : 4;
+}
+
+DigitLayout lanes_layout() {
+    return {kLanes, 1, Avx512Vnni::kUnit, kWordBytes, 1e9, 1e9, kLanes};
+}
+
+// Sums of the blocks with 32 columns.
+using LaneSums = int32_t[kMostBlocks][kColumns][kLanes];
+
+// Low or whole high digits, [word][lane][4].
+struct LaneDigits {
+    const uint8_t* first;
+    int64_t stride;  // bytes from one block to the next
+};
+
+// Sums of kBlocks blocks with the columns from `at` on, set or added to. ahead: bytes between what is read
+// and what is fetched.
+template <int kBlocks>
+KEEP_SUMS_IN_REGISTERS void lane_tile(const int8_t* const* columns, int at, LaneDigits digits, int64_t words,
+                                      int64_t ahead, bool add, LaneSums& sums) {
+    constexpr int kTile = tile_columns(kBlocks);
+    constexpr int64_t kStep = kPadding / kWordBytes;
+    __m512i acc[kTile][kBlocks];
+    const int8_t* column[kTile];
+#pragma GCC unroll 8
+    for (int c = 0; c < kTile; ++c) {
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b)
+            acc[c][b] = add ? _mm512_load_si512(sums[b][at + c]) : _mm512_setzero_si512();
+        column[c] = columns[at + c];
+    }
+    const int8_t* next = column[0] + ahead;
+    const uint8_t* x = digits.first;
+    for (int64_t step = 0; step < words; step += kStep, next += kTile * kPadding) {
+        for (int line = 0; line < kTile; ++line) __builtin_prefetch(next + line * kPadding, 0, 2);
+        const int64_t end = step + kStep < words ? step + kStep : words;
+        for (int64_t w = step; w < end; ++w, x += kLanes * kWordBytes) {
+            __m512i rows[kBlocks];
+#pragma GCC unroll 4
+            for (int b = 0; b < kBlocks; ++b) rows[b] = _mm512_load_si512(x + b * digits.stride);
+#pragma GCC unroll 8
+            for (int c = 0; c < kTile; ++c) {
+                const __m512i codes = broadcast_word(column[c] + w * kWordBytes);
+#pragma GCC unroll 4
+                for (int b = 0; b < kBlocks; ++b) acc[c][b] = _mm512_dpbusd_epi32(acc[c][b], rows[b], codes);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < kTile; ++c) {
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) _mm512_store_si512(sums[b][at + c], acc[c][b]);
+    }
+}
+
+// The first `bytes` of 64, or all if there are more; zeros behind.
+inline __m512i load_part(const int8_t* from, int64_t bytes) {
+    if (bytes >= 64) return _mm512_loadu_si512(from);
+    int8_t part[64] = {};
+    if (bytes > 0) std::memcpy(part, from, static_cast<size_t>(bytes));
+    return _mm512_loadu_si512(part);
+}
+
+constexpr int kSlotTile = 8;  // columns that are multiplied with slots together
+
+// Sums of the slots of a block with the columns from `at` on, of k codes. first: what they start from.
+KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, const HighUnits& slots,
+                                       int64_t k, __m512i first, int32_t (*sums)[kLanes]) {
+    __m512i acc[kSlotTile], left[kSlotTile], right[kSlotTile];
+#pragma GCC unroll 8
+    for (int c = 0; c < kSlotTile; ++c) acc[c] = first;
+    const auto* digits = static_cast<const uint8_t*>(slots.digits);
+    for (int64_t u = 0; u < slots.count;) {
+        const uint16_t window = slots.index[u];
+        const int64_t from = window * kSlotWindow, rest = k - from;
+        if (rest >= kSlotWindow) {
+#pragma GCC unroll 8
+            for (int c = 0; c < kSlotTile; ++c) {
+                left[c] = to_unsigned(_mm512_loadu_si512(columns[at + c] + from));
+                right[c] = to_unsigned(_mm512_loadu_si512(columns[at + c] + from + 64));
+            }
+        } else {
+#pragma GCC unroll 8
+            for (int c = 0; c < kSlotTile; ++c) {
+                left[c] = to_unsigned(load_part(columns[at + c] + from, rest));
+                right[c] = to_unsigned(load_part(columns[at + c] + from + 64, rest - 64));
+            }
+        }
+        for (; u < slots.count && slots.index[u] == window; ++u, digits += 2 * kLanes * kWordBytes) {
+            const __m512i words = _mm512_load_si512(digits), places = _mm512_load_si512(digits + 64);
+#pragma GCC unroll 8
+            for (int c = 0; c < kSlotTile; ++c) {
+                const __m512i codes = _mm512_permutex2var_epi32(left[c], places, right[c]);
+                acc[c] = _mm512_dpbusd_epi32(acc[c], codes, words);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < kSlotTile; ++c) _mm512_store_si512(sums[at + c], acc[c]);
+}
+
+// Sums of the codes of four columns, of the first `bytes` of each.
+void sum_codes(const int8_t* const* columns, int64_t bytes, int32_t* sums) {
+    const __m512i ones = _mm512_set1_epi8(1);
+    __m512i acc[4];
+    for (auto& sum : acc) sum = _mm512_setzero_si512();
+    const int64_t whole = bytes / 64 * 64;
+    for (int64_t i = 0; i < whole; i += 64) {
+        for (int c = 0; c < 4; ++c)
+            acc[c] = _mm512_dpbusd_epi32(acc[c], ones, _mm512_loadu_si512(columns[c] + i));
+    }
+    for (int c = 0; c < 4; ++c)
+        acc[c] = _mm512_dpbusd_epi32(acc[c], ones, load_part(columns[c] + whole, bytes - whole));
+    store_sums(acc[0], acc[1], acc[2], acc[3], sums);
+}
+
+}  // namespace
+}  // namespace llmint8

@@ -1,0 +1,174 @@
+// Up to 64 rows on AVX-512 VNNI: 16 of them lie in the lanes of a register, four digits each, and meet the
+// weight as it lies in memory, a word of a column broadcast to all lanes. The weight is read once and never
+// copied, which so few rows would not repay.
+//
+// vpdpbusd broadcasts its signed operand. Low digits are the unsigned one: 128 is added when they are stored,
+// which the sum of a column's codes undoes. In slots, words of the weight are moved to the lanes of the rows
+// that need them, and 128 is added to the weight, which the sum of a row's high digits undoes.
+#pragma once
+
+#include "kernels/lane_tiles.h"
+
+namespace llmint8 {
+namespace {
+
+// Sums from [column][lane] to [row][column], less an offset of each column. high: null, or what is added 256
+// times.
+void store_rows(const int32_t (*sums)[kLanes], const int32_t* offsets, const int32_t (*high)[kLanes],
+                int32_t (*rows)[kColumns]) {
+    for (int half = 0; half < kColumns; half += kLanes) {
+        __m512i v[kLanes];
+        for (int c = 0; c < kLanes; ++c) {
+            v[c] = _mm512_load_si512(sums[half + c]);
+            if (high == nullptr) continue;
+            v[c] = _mm512_add_epi32(v[c], _mm512_slli_epi32(_mm512_load_si512(high[half + c]), 8));
+        }
+        transpose(v);
+        const __m512i offset = _mm512_load_si512(offsets + half);
+        for (int r = 0; r < kLanes; ++r) _mm512_store_si512(rows[r] + half, _mm512_sub_epi32(v[r], offset));
+    }
+}
+
+// The sums of a block, for the epilogue.
+struct BlockSums {
+    DigitSums of(int64_t r, const RowScale& scale) const {
+        return {low[r], has_high && scale.has_high ? high[r] : nullptr, 0, 0};
+    }
+
+    alignas(64) int32_t low[kLanes][kColumns], high[kLanes][kColumns];
+    bool has_high;  // else the low ones are all
+};
+
+// One tile of columns of a product.
+class LaneProduct {
+  public:
+    // is_streamed: the columns after these are wanted next.
+    LaneProduct(const Product& product, int64_t begin, int64_t end, bool is_streamed)
+        : rows_(*product.rows),
+          weight_(product, begin, end),
+          words_(rows_.k() / kWordBytes),
+          is_streamed_(is_streamed) {
+        for (int c = 0; c < kColumns; ++c) {
+            rest_[c] = last_word_[c];
+            std::memcpy(last_word_[c], weight_.at[c] + words_ * kWordBytes,
+                        static_cast<size_t>(rest_bytes()));
+        }
+    }
+
+    // Of all blocks.
+    void multiply(BlockSums* sums) {
+        const int64_t blocks = rows_.blocks();
+        const auto* low = static_cast<const uint8_t*>(rows_.block(0).lo);
+        const auto* next = static_cast<const uint8_t*>(rows_.block(blocks > 1 ? 1 : 0).lo);
+        multiply(blocks, {low, next - low});
+        for (int64_t b = 0; b < blocks; ++b) finish(rows_.block(b), lanes_[b], sums[b]);
+        for (int64_t b = 0; b < blocks; ++b) {
+            const Block& block = rows_.block(b);
+            if (block.high != High::kWhole) continue;
+            multiply<1>({static_cast<const uint8_t*>(block.units.digits), 0});
+            store_rows(lanes_[0], offsets_, nullptr, sums[b].high);
+        }
+    }
+
+  private:
+    // Of k after the last whole word.
+    int64_t rest_bytes() const { return rows_.k() - words_ * kWordBytes; }
+
+    void multiply(int64_t blocks, const LaneDigits& digits) {
+        switch (blocks) {
+            case 1:
+                return multiply<1>(digits);
+            case 2:
+                return multiply<2>(digits);
+            case 3:
+                return multiply<3>(digits);
+            default:
+                return multiply<4>(digits);
+        }
+    }
+
+    // Tile by tile; the sums of the codes are taken when they are in the cache for the first time.
+    template <int kBlocks>
+    void multiply(const LaneDigits& digits) {
+        constexpr int kTile = tile_columns(kBlocks);
+        const int64_t ahead = is_streamed_ ? stream_ahead(kTile * rows_.k()) : 0;
+        const LaneDigits rest{digits.first + words_ * kLanes * kWordBytes, digits.stride};
+        for (int at = 0; at < kColumns; at += kTile) {
+            lane_tile<kBlocks>(weight_.at, at, digits, words_, ahead, false, lanes_);
+            if (rest_bytes() > 0) lane_tile<kBlocks>(rest_, at, rest, 1, 0, true, lanes_);
+            for (int c = at; !has_offsets_ && c < at + kTile; c += 4) set_offsets(c);
+        }
+        has_offsets_ = true;
+    }
+
+    // What 128 more in each digit adds to the sums of four columns.
+    void set_offsets(int at) {
+        alignas(16) int32_t codes[4];
+        sum_codes(weight_.at + at, rows_.k(), codes);
+        for (int c = 0; c < 4; ++c) offsets_[at + c] = 128 * codes[c];
+    }
+
+    // What 128 more in each code adds to the sums of slots, to be taken off.
+    __m512i slot_offsets(const Block& block) const {
+        alignas(64) int32_t first[kLanes] = {};
+        for (int64_t r = 0; r < block.rows; ++r) {
+            first[r] = -128 * rows_.row(block.begin + r).scale.hi_sum;
+        }
+        return _mm512_load_si512(first);
+    }
+
+    // Whether floats hold the sums of a product, and an int32 low and high ones of slots together: those are
+    // fewer than a ninth of k, and 1024 / 9 * 4 * 127 * 128 * 256 + 1024 * 128 * 128 < 2^31.
+    bool is_exact() const { return rows_.k() <= 1024; }
+
+    // The low sums of a block, with those of its slots. Together if they are exact: the epilogue would round
+    // their sum in the same way.
+    void finish(const Block& block, const int32_t (*low)[kLanes], BlockSums& sums) const {
+        sums.has_high = block.high != High::kNone;
+        if (block.high != High::kSlots) return store_rows(low, offsets_, nullptr, sums.low);
+        static constexpr int32_t kNoOffsets alignas(64)[kColumns] = {};
+        alignas(64) int32_t high[kColumns][kLanes];
+        const __m512i first = slot_offsets(block);
+        for (int at = 0; at < kColumns; at += kSlotTile)
+            slots_tile(weight_.at, at, block.units, rows_.k(), first, high);
+        sums.has_high = !is_exact();
+        store_rows(low, offsets_, sums.has_high ? nullptr : high, sums.low);
+        if (sums.has_high) store_rows(high, kNoOffsets, nullptr, sums.high);
+    }
+
+    const QuantizedRows& rows_;
+    const WeightRows<kColumns> weight_;
+    const int64_t words_;  // whole ones of k
+    const bool is_streamed_;
+    bool has_offsets_ = false;
+    int8_t last_word_[kColumns][kWordBytes] = {};
+    const int8_t* rest_[kColumns];
+    alignas(64) int32_t offsets_[kColumns];
+    alignas(64) LaneSums lanes_;
+};
+
+void rows_in_lanes(const LinearCall& call, int64_t begin, int64_t end) {
+    BlockSums codes[kMostBlocks], second[kMostBlocks];
+    for (int64_t n = begin; n < end; n += kColumns) {
+        const int64_t last = n + kColumns < end ? n + kColumns : end;
+        const ColumnScales<kColumns> columns(call, n, last);
+        LaneProduct(call.codes(), n, last, true).multiply(codes);
+        if (call.p > 0) LaneProduct(call.second_digits(), n, last, false).multiply(second);
+        for (int64_t b = 0; b < call.rows->blocks(); ++b) {
+            const Block& block = call.rows->block(b);
+            for (int64_t r = 0; r < block.rows; ++r) {
+                const int64_t row = block.begin + r;
+                const DigitSums sums = codes[b].of(r, call.rows->row(row).scale);
+                if (call.p == 0) {
+                    finish_row(call, columns, row, n, last, sums, nullptr);
+                } else {
+                    const DigitSums more = second[b].of(r, call.outlier_rows->row(row).scale);
+                    finish_row(call, columns, row, n, last, sums, &more);
+                }
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace llmint8

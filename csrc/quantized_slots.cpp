@@ -1,0 +1,71 @@
+// High digits of rows that lie in the lanes of a register, in slots.
+#include <algorithm>
+#include <cstring>
+
+#include "quantized_rows.h"
+
+namespace llmint8 {
+
+namespace {
+
+// Which words of up to a window are not zero, a bit each.
+uint32_t nonzero_words(const int8_t* digits, int64_t bytes) {
+    uint64_t any = 0;
+    for (int64_t i = 0; i < bytes; i += 8) {
+        uint64_t two;
+        std::memcpy(&two, digits + i, sizeof two);
+        any |= two;
+    }
+    if (any == 0) return 0;
+    uint32_t mask = 0;
+    for (int64_t i = 0; i < bytes; i += kWordBytes) {
+        uint32_t word;
+        std::memcpy(&word, digits + i, sizeof word);
+        mask |= static_cast<uint32_t>(word != 0) << (i / kWordBytes);
+    }
+    return mask;
+}
+
+}  // namespace
+
+// Whether slots cost less than the whole product, where a word costs half as much. scratch: padded_k bytes.
+bool QuantizedRows::store_slots(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to) const {
+    const int64_t windows = (padded_k_ + kSlotWindow - 1) / kSlotWindow, lanes = layout_.lanes;
+    auto* masks = reinterpret_cast<uint32_t*>(scratch);                               // [row][window]
+    uint8_t* most = scratch + lanes * windows * static_cast<int64_t>(sizeof *masks);  // [window]
+    std::memset(most, 0, static_cast<size_t>(windows));
+    for (int64_t r = 0; r < block.rows; ++r) {
+        const bool any = row_[block.begin + r].scale.has_high;
+        for (int64_t w = 0; w < windows; ++w) {
+            const int64_t from = w * kSlotWindow;
+            const uint32_t mask =
+                any ? nonzero_words(hi + r * padded_k_ + from, std::min(kSlotWindow, padded_k_ - from)) : 0;
+            masks[r * windows + w] = mask;
+            if (mask != 0) most[w] = std::max(most[w], static_cast<uint8_t>(__builtin_popcount(mask)));
+        }
+    }
+    int64_t count = 0;
+    for (int64_t w = 0; w < windows; ++w) count += most[w];
+    // They and their list must also fit where the whole digits would lie.
+    if (9 * count >= padded_k_) return false;
+    const int64_t slot_bytes = 2 * lanes * kWordBytes;
+    auto* index = reinterpret_cast<uint16_t*>(to + count * slot_bytes);
+    block.high = High::kSlots;
+    block.units = {to, index, count};
+    std::memset(to, 0, static_cast<size_t>(count * slot_bytes));
+    for (int64_t w = 0; w < windows; ++w) {
+        for (int64_t r = 0; r < block.rows; ++r) {
+            uint8_t* at = to + r * kWordBytes;
+            for (uint32_t mask = masks[r * windows + w]; mask != 0; mask &= mask - 1, at += slot_bytes) {
+                const int32_t place = __builtin_ctz(mask);
+                std::memcpy(at, hi + r * padded_k_ + w * kSlotWindow + place * kWordBytes, kWordBytes);
+                std::memcpy(at + lanes * kWordBytes, &place, sizeof place);
+            }
+        }
+        index = std::fill_n(index, most[w], static_cast<uint16_t>(w));
+        to += most[w] * slot_bytes;
+    }
+    return true;
+}
+
+}  // namespace llmint8
