@@ -80,6 +80,7 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     static constexpr int kDotRows = 4;     // 16 accumulators, 4 weight registers, 1 of digits
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
     static constexpr int64_t kUnit = 64;
+    static constexpr int64_t kIdleRows = 4;
     static constexpr int64_t kFewRows = 8;
     static constexpr int32_t kOffset = 128;
 

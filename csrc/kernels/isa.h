@@ -4,6 +4,7 @@
 //   kColumns, kMaxRows         columns of a panel; rows of a tile of sums
 //   kDotRows, kDotColumns      rows of x and rows of the weight that one dot product pass reads side by side
 //   kUnit                      digits that a dot product loads at once; divides 64
+//   kIdleRows                  up to here products wait for memory
 //   kFewRows                   up to here packing a panel costs more than it saves
 //   kOffset                    what was added to every weight; the row's digit sum undoes it
 //   dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows
@@ -95,10 +96,11 @@ struct WordBlocks {
     static constexpr int kPanels = 1;             // panels that stay in the cache while all rows pass
     static constexpr int64_t kPatientBlocks = 1;  // as many give the next weights time to come from memory
 
-    // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.
+    // Listed words of a block share the loads of the weight; a row has them for itself and waits for them. A
+    // few rows wait for memory, and have time for all their high digits.
     static DigitLayout layout(int64_t m) {
-        return {
-            m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15, 2.5};
+        return {m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15,
+                m <= Isa::kIdleRows ? 1e9 : 2.5};
     }
 
     // What a thread sets up for the blocks of a call. It is told where the next block's digits and the next
