@@ -21,10 +21,11 @@
 
 namespace llmint8 {
 
-constexpr int64_t kWordBytes = 4;     // the digits that a dot-product instruction multiplies and sums
-constexpr int64_t kSlotWindow = 128;  // digits of k that the places of a slot point into
-constexpr int64_t kPadding = 64;      // rows are padded with zero digits to a multiple of this
-constexpr int64_t kMaxK = 131072;     // 128 * 127 * K must fit int32
+constexpr int64_t kWordBytes = 4;       // the digits that a dot-product instruction multiplies and sums
+constexpr int64_t kSlotWindow = 128;    // digits of k that the places of a slot point into
+constexpr uint16_t kOnePlace = 0x8000;  // of a slot: all its rows have the same, which is a whole word of k
+constexpr int64_t kPadding = 64;        // rows are padded with zero digits to a multiple of this
+constexpr int64_t kMaxK = 131072;       // 128 * 127 * K must fit int32
 
 // The next multiple of step. Of internal linkage, for what is said above.
 static constexpr int64_t round_up(int64_t value, int64_t step) {
@@ -60,7 +61,7 @@ struct DigitLayout {
 };
 
 // Units that hold a non-zero high digit: their digits ([unit][row] of the block or row), and which they are.
-// Of slots: those, and of which 128 digits of k each is.
+// Of slots: those, and of which 128 digits of k each is, with kOnePlace or without.
 struct HighUnits {
     const void* digits;
     const uint16_t* index;

@@ -8,6 +8,8 @@ namespace llmint8 {
 
 namespace {
 
+constexpr int64_t kWords = kSlotWindow / kWordBytes;
+
 // Which words of up to a window are not zero, a bit each.
 uint32_t nonzero_words(const int8_t* digits, int64_t bytes) {
     uint64_t any = 0;
@@ -54,16 +56,27 @@ bool QuantizedRows::store_slots(Block& block, const int8_t* hi, uint8_t* scratch
     block.units = {to, index, count};
     std::memset(to, 0, static_cast<size_t>(count * slot_bytes));
     for (int64_t w = 0; w < windows; ++w) {
+        uint32_t places[kWords] = {};  // of each slot, a bit each
         for (int64_t r = 0; r < block.rows; ++r) {
-            uint8_t* at = to + r * kWordBytes;
-            for (uint32_t mask = masks[r * windows + w]; mask != 0; mask &= mask - 1, at += slot_bytes) {
+            int64_t slot = 0;
+            for (uint32_t mask = masks[r * windows + w]; mask != 0; mask &= mask - 1, ++slot) {
                 const int32_t place = __builtin_ctz(mask);
+                uint8_t* at = to + slot * slot_bytes + r * kWordBytes;
                 std::memcpy(at, hi + r * padded_k_ + w * kSlotWindow + place * kWordBytes, kWordBytes);
                 std::memcpy(at + lanes * kWordBytes, &place, sizeof place);
+                places[slot] |= 1u << place;
             }
         }
-        index = std::fill_n(index, most[w], static_cast<uint16_t>(w));
-        to += most[w] * slot_bytes;
+        for (int64_t slot = 0; slot < most[w]; ++slot, to += slot_bytes) {
+            *index = static_cast<uint16_t>(w);
+            const int32_t place = __builtin_ctz(places[slot]);
+            if (places[slot] == 1u << place && w * kSlotWindow + (place + 1) * kWordBytes <= k_) {
+                std::memcpy(to + lanes * kWordBytes, &place,
+                            sizeof place);  // also if it is not the first row's
+                *index |= kOnePlace;
+            }
+            ++index;
+        }
     }
     return true;
 }

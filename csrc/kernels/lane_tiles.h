@@ -92,6 +92,19 @@ KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, con
     const auto* digits = static_cast<const uint8_t*>(slots.digits);
     for (int64_t u = 0; u < slots.count;) {
         const uint16_t window = slots.index[u];
+        if ((window & kOnePlace) != 0) {
+            int32_t place;
+            std::memcpy(&place, digits + 64, sizeof place);
+            const int64_t from = (window - kOnePlace) * kSlotWindow + place * kWordBytes;
+            const __m512i words = _mm512_load_si512(digits);
+#pragma GCC unroll 8
+            for (int c = 0; c < kSlotTile; ++c) {
+                const __m512i codes = to_unsigned(broadcast_word(columns[at + c] + from));
+                acc[c] = _mm512_dpbusd_epi32(acc[c], codes, words);
+            }
+            ++u, digits += 2 * kLanes * kWordBytes;
+            continue;
+        }
         const int64_t from = window * kSlotWindow, rest = k - from;
         if (rest >= kSlotWindow) {
 #pragma GCC unroll 8
