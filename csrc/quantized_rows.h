@@ -106,7 +106,7 @@ class QuantizedRows {
     int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
 
     // Take over a block whose rows were quantised into plain digits [rows][padded_k], padded with zeros.
-    // scratch: padded_k bytes.
+    // scratch: 2 * padded_k bytes.
     void store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales, uint8_t* scratch);
 
   private:

@@ -30,7 +30,8 @@ uint32_t nonzero_words(const int8_t* digits, int64_t bytes) {
 
 }  // namespace
 
-// Whether slots cost less than the whole product, where a word costs half as much. scratch: padded_k bytes.
+// Whether slots cost less than the whole product, where a word costs half as much. scratch: 2 * padded_k
+// bytes.
 bool QuantizedRows::store_slots(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to) const {
     const int64_t windows = (padded_k_ + kSlotWindow - 1) / kSlotWindow, lanes = layout_.lanes;
     auto* masks = reinterpret_cast<uint32_t*>(scratch);                               // [row][window]
@@ -71,9 +72,9 @@ bool QuantizedRows::store_slots(Block& block, const int8_t* hi, uint8_t* scratch
             *index = static_cast<uint16_t>(w);
             const int32_t place = __builtin_ctz(places[slot]);
             if (places[slot] == 1u << place && w * kSlotWindow + (place + 1) * kWordBytes <= k_) {
-                std::memcpy(to + lanes * kWordBytes, &place,
-                            sizeof place);  // also if it is not the first row's
                 *index |= kOnePlace;
+                std::memcpy(to + lanes * kWordBytes, &place,
+                            sizeof place);  // the first row may have had none
             }
             ++index;
         }
