@@ -82,16 +82,20 @@ template <int kDigits, class Digit>
 void interleave_rows(const int8_t* from, int64_t rows, int64_t room, int64_t padded_k, uint32_t flip,
                      Digit* to) {
     if (room == 1) return copy_digits(from, padded_k, to);
-    for (int64_t r = 0; r < rows; ++r) {
-        const int8_t* row = from + r * padded_k;
-        Digit* at = to + r * kDigits;
-        for (int64_t i = 0; i < padded_k; i += kDigits, at += room * kDigits) {
-            copy_digits(row + i, kDigits, at);
-            if (flip == 0) continue;
-            uint32_t word;
-            std::memcpy(&word, at, sizeof word);
-            word ^= flip;
-            std::memcpy(at, &word, sizeof word);
+    constexpr int64_t kPiece = 256;  // digits of each row, whose groups stay in the first-level cache
+    for (int64_t begin = 0; begin < padded_k; begin += kPiece) {
+        const int64_t end = begin + kPiece < padded_k ? begin + kPiece : padded_k;
+        for (int64_t r = 0; r < rows; ++r) {
+            const int8_t* row = from + r * padded_k;
+            Digit* at = to + begin * room + r * kDigits;
+            for (int64_t i = begin; i < end; i += kDigits, at += room * kDigits) {
+                copy_digits(row + i, kDigits, at);
+                if (flip == 0) continue;
+                uint32_t word;
+                std::memcpy(&word, at, sizeof word);
+                word ^= flip;
+                std::memcpy(at, &word, sizeof word);
+            }
         }
     }
 }
