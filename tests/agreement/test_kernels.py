@@ -73,7 +73,7 @@ def test_every_int8_weight_is_exact(native: Native) -> None:
 @pytest.mark.parametrize("k", [1024, 1028, 2050])
 @pytest.mark.parametrize("m", [4, 16, 40, 64, 70])
 def test_large_sums_of_a_few_outliers(native: Native, m: int, k: int) -> None:
-    """As many words of largest digits as are still listed: their sums, times 256, just fit with the others."""
+    """As many words of largest digits as are still listed: their sums times 256 just fit with the others."""
     x = torch.ones(m, k)
     words = torch.arange(k) // 4
     x[:, words % 32 < 14] = 256.0  # q = 32512, and 127 elsewhere
