@@ -10,20 +10,22 @@ namespace {
 
 constexpr int64_t kWords = kSlotWindow / kWordBytes;
 
-// Which words of up to a window are not zero, a bit each.
+// Which words of up to a window are not zero, a bit each. Most are zero.
 uint32_t nonzero_words(const int8_t* digits, int64_t bytes) {
-    uint64_t any = 0;
-    for (int64_t i = 0; i < bytes; i += 8) {
+    const auto two_words = [digits](int64_t i) {
         uint64_t two;
         std::memcpy(&two, digits + i, sizeof two);
-        any |= two;
-    }
+        return two;
+    };
+    uint64_t any = 0;
+    for (int64_t i = 0; i < bytes; i += 2 * kWordBytes) any |= two_words(i);
     if (any == 0) return 0;
     uint32_t mask = 0;
-    for (int64_t i = 0; i < bytes; i += kWordBytes) {
-        uint32_t word;
-        std::memcpy(&word, digits + i, sizeof word);
-        mask |= static_cast<uint32_t>(word != 0) << (i / kWordBytes);
+    for (int64_t i = 0; i < bytes; i += 2 * kWordBytes) {
+        const uint64_t two = two_words(i);
+        if (two == 0) continue;
+        const uint32_t first = static_cast<uint32_t>(two) != 0, second = two >> 32 != 0;
+        mask |= (first | second << 1) << (i / kWordBytes);
     }
     return mask;
 }
