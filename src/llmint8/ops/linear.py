@@ -38,16 +38,17 @@ def check_arguments(
         raise InputError(
             f"the input of an int8 linear must be float32, float16 or bfloat16, got {x.dtype}; cast it first"
         )
-    if weight.dtype != torch.int8 or weight.dim() != 2:
-        raise InputError(f"weight must be int8 [N, K], got {weight.dtype} {list(weight.shape)}")
-    n, k = weight.shape
-    if x.dim() == 0 or x.size(-1) != k:
+    # Shapes are read once each: a call into torch costs a hundredth of a small layer.
+    shape, matrix, scales = x.shape, weight.shape, absmax.shape
+    if weight.dtype != torch.int8 or len(matrix) != 2:
+        raise InputError(f"weight must be int8 [N, K], got {weight.dtype} {list(matrix)}")
+    n, k = matrix
+    if not shape or shape[-1] != k:
         raise InputError(
-            f"the input {list(x.shape)} does not fit the weight {list(weight.shape)}: "
-            f"its last dimension must be {k}"
+            f"the input {list(shape)} does not fit the weight {list(matrix)}: its last dimension must be {k}"
         )
-    if absmax.dtype != torch.float32 or absmax.dim() != 1 or absmax.size(0) != n:
-        raise InputError(f"SCB must be float32 [{n}], got {absmax.dtype} {list(absmax.shape)}")
+    if absmax.dtype != torch.float32 or len(scales) != 1 or scales[0] != n:
+        raise InputError(f"SCB must be float32 [{n}], got {absmax.dtype} {list(scales)}")
     if bias is not None and (bias.dtype not in FLOATS or bias.dim() != 1 or bias.size(0) != n):
         raise InputError(f"bias must be a float [{n}], got {bias.dtype} {list(bias.shape)}")
     if outlier_cols is not None or weight_low is not None:
