@@ -165,7 +165,7 @@ High QuantizedRows::choose_form(const Block& block, const int8_t* hi, uint8_t* u
 template <class Digit>
 void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, uint8_t* to) {
     const int64_t units = padded_k_ / unit_, unit_bytes = unit_ * static_cast<int64_t>(sizeof(Digit));
-    block.high = choose_form(block, hi, used);
+    block.high = layout_.lanes > 0 ? High::kWhole : choose_form(block, hi, used);
     if (block.high == High::kWhole) {
         block.units = {to, nullptr, units};
         interleave(hi, block.rows, reinterpret_cast<Digit*>(to));

@@ -20,12 +20,17 @@ inline __m512i to_unsigned(__m512i codes) {
     return _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(0x80)));
 }
 
+// The first `bytes` of 64, or all if there are more; zeros behind.
+inline __m512i load_part(const int8_t* from, int64_t bytes) {
+    if (bytes >= 64) return _mm512_loadu_si512(from);
+    int8_t part[64] = {};
+    if (bytes > 0) std::memcpy(part, from, static_cast<size_t>(bytes));
+    return _mm512_loadu_si512(part);
+}
+
 // 64 codes of a weight that ends at `end`; past it, what the zero digits there cancel.
 inline __m512i load_codes(const int8_t* from, const int8_t* end) {
-    if (end - from >= 64) return to_unsigned(_mm512_loadu_si512(from));
-    int8_t tail[64] = {};
-    std::memcpy(tail, from, static_cast<size_t>(end - from));
-    return to_unsigned(_mm512_loadu_si512(tail));
+    return to_unsigned(load_part(from, end - from));
 }
 
 // Four registers of 16 partial sums to four sums.

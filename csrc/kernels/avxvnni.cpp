@@ -90,7 +90,6 @@ struct AvxVnni : WordBlocks<AvxVnni> {
     static constexpr int kDotRows = 2;     // 8 accumulators, 2 registers of digits, 1 of weights, the offset
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
     static constexpr int64_t kUnit = 32;
-    static constexpr int64_t kIdleRows = 0;
     static constexpr int64_t kFewRows = 8;
     static constexpr int32_t kOffset = 128;
 

@@ -4,7 +4,6 @@
 //   kColumns, kMaxRows         columns of a panel; rows of a tile of sums
 //   kDotRows, kDotColumns      rows of x and rows of the weight that one dot product pass reads side by side
 //   kUnit                      digits that a dot product loads at once; divides 64
-//   kIdleRows                  up to here products wait for memory
 //   kFewRows                   up to here packing a panel costs more than it saves
 //   kOffset                    what was added to every weight; the row's digit sum undoes it
 //   dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows
@@ -95,6 +94,7 @@ template <class Isa>
 struct WordBlocks {
     static constexpr int kPanels = 1;             // panels that stay in the cache while all rows pass
     static constexpr int64_t kPatientBlocks = 1;  // as many give the next weights time to come from memory
+    static constexpr int64_t kIdleRows = 0;       // up to here products wait for memory
 
     // Listed words of a block share the loads of the weight; a row has them for itself and waits for them. A
     // few rows wait for memory, and have time for all their high digits.

@@ -7,6 +7,8 @@ namespace llmint8 {
 namespace {
 
 constexpr int kLanes = 16;
+constexpr int64_t kLaneBytes =
+    kLanes * kWordBytes;        // a word of each row; a slot has such words and their places
 constexpr int kMostBlocks = 4;  // of 16 rows, which share a broadcast
 constexpr int kColumns = Avx512Vnni::kColumns;
 
@@ -21,7 +23,7 @@ constexpr int tile_columns(int blocks) {
 }
 
 DigitLayout lanes_layout() {
-    return {kLanes, 1, Avx512Vnni::kUnit, kWordBytes, 1e9, 1e9, kLanes};
+    return {kLanes, 1, Avx512Vnni::kUnit, kWordBytes, 0, 0, kLanes};  // without lists
 }
 
 // Sums of the blocks with 32 columns.
@@ -54,7 +56,7 @@ KEEP_SUMS_IN_REGISTERS void lane_tile(const int8_t* const* columns, int at, Lane
     for (int64_t step = 0; step < words; step += kStep, next += kTile * kPadding) {
         for (int line = 0; line < kTile; ++line) __builtin_prefetch(next + line * kPadding, 0, 2);
         const int64_t end = step + kStep < words ? step + kStep : words;
-        for (int64_t w = step; w < end; ++w, x += kLanes * kWordBytes) {
+        for (int64_t w = step; w < end; ++w, x += kLaneBytes) {
             __m512i rows[kBlocks];
 #pragma GCC unroll 4
             for (int b = 0; b < kBlocks; ++b) rows[b] = _mm512_load_si512(x + b * digits.stride);
@@ -73,14 +75,6 @@ KEEP_SUMS_IN_REGISTERS void lane_tile(const int8_t* const* columns, int at, Lane
     }
 }
 
-// The first `bytes` of 64, or all if there are more; zeros behind.
-inline __m512i load_part(const int8_t* from, int64_t bytes) {
-    if (bytes >= 64) return _mm512_loadu_si512(from);
-    int8_t part[64] = {};
-    if (bytes > 0) std::memcpy(part, from, static_cast<size_t>(bytes));
-    return _mm512_loadu_si512(part);
-}
-
 constexpr int kSlotTile = 8;  // columns that are multiplied with slots together
 
 // Sums of the slots of a block with the columns from `at` on, of k codes. first: what they start from.
@@ -94,7 +88,7 @@ KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, con
         const uint16_t window = slots.index[u];
         if ((window & kOnePlace) != 0) {
             int32_t place;
-            std::memcpy(&place, digits + 64, sizeof place);
+            std::memcpy(&place, digits + kLaneBytes, sizeof place);
             const int64_t from = (window - kOnePlace) * kSlotWindow + place * kWordBytes;
             const __m512i words = _mm512_load_si512(digits);
 #pragma GCC unroll 8
@@ -102,7 +96,7 @@ KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, con
                 const __m512i codes = to_unsigned(broadcast_word(columns[at + c] + from));
                 acc[c] = _mm512_dpbusd_epi32(acc[c], codes, words);
             }
-            ++u, digits += 2 * kLanes * kWordBytes;
+            ++u, digits += 2 * kLaneBytes;
             continue;
         }
         const int64_t from = window * kSlotWindow, rest = k - from;
@@ -119,8 +113,8 @@ KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, con
                 right[c] = to_unsigned(load_part(columns[at + c] + from + 64, rest - 64));
             }
         }
-        for (; u < slots.count && slots.index[u] == window; ++u, digits += 2 * kLanes * kWordBytes) {
-            const __m512i words = _mm512_load_si512(digits), places = _mm512_load_si512(digits + 64);
+        for (; u < slots.count && slots.index[u] == window; ++u, digits += 2 * kLaneBytes) {
+            const __m512i words = _mm512_load_si512(digits), places = _mm512_load_si512(digits + kLaneBytes);
 #pragma GCC unroll 8
             for (int c = 0; c < kSlotTile; ++c) {
                 const __m512i codes = _mm512_permutex2var_epi32(left[c], places, right[c]);

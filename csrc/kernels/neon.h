@@ -55,7 +55,6 @@ struct Neon : WordBlocks<Neon<Ops>> {
     static constexpr int kDotRows = Ops::kDotRows;
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
     static constexpr int64_t kUnit = 16;
-    static constexpr int64_t kIdleRows = 0;
     static constexpr int64_t kFewRows = 8;
     static constexpr int32_t kOffset = 0;
 

@@ -67,10 +67,9 @@ void block_sums(typename Isa::Unit& unit, const QuantizedRows& rows, int64_t b,
 }
 
 // Outputs of rows from `first` on, of both products of a call.
-template <class Isa, int kRows>
+template <class Isa, class Sums>
 void finish_rows(const LinearCall& call, const ColumnScales<Isa::kColumns>& columns, int64_t begin,
-                 int64_t end, int64_t first, int64_t count, const TileSums<Isa, kRows>& codes,
-                 const TileSums<Isa, kRows>& second) {
+                 int64_t end, int64_t first, int64_t count, const Sums& codes, const Sums& second) {
     for (int64_t r = 0; r < count; ++r) {
         const int64_t row = first + r;
         const DigitSums sums = codes.take(r, call.rows->row(row).scale);

@@ -31,7 +31,7 @@ void store_rows(const int32_t (*sums)[kLanes], const int32_t* offsets, const int
 
 // The sums of a block, for the epilogue.
 struct BlockSums {
-    DigitSums of(int64_t r, const RowScale& scale) const {
+    DigitSums take(int64_t r, const RowScale& scale) const {
         return {low[r], has_high && scale.has_high ? high[r] : nullptr, 0, 0};
     }
 
@@ -92,7 +92,7 @@ class LaneProduct {
     void multiply(const LaneDigits& digits) {
         constexpr int kTile = tile_columns(kBlocks);
         const int64_t ahead = is_streamed_ ? stream_ahead(kTile * rows_.k()) : 0;
-        const LaneDigits rest{digits.first + words_ * kLanes * kWordBytes, digits.stride};
+        const LaneDigits rest{digits.first + words_ * kLaneBytes, digits.stride};
         for (int at = 0; at < kColumns; at += kTile) {
             lane_tile<kBlocks>(weight_.at, at, digits, words_, ahead, false, lanes_);
             if (rest_bytes() > 0) lane_tile<kBlocks>(rest_, at, rest, 1, 0, true, lanes_);
@@ -112,7 +112,7 @@ class LaneProduct {
     __m512i slot_offsets(const Block& block) const {
         alignas(64) int32_t first[kLanes] = {};
         for (int64_t r = 0; r < block.rows; ++r) {
-            first[r] = -128 * rows_.row(block.begin + r).scale.hi_sum;
+            first[r] = -Avx512Vnni::kOffset * rows_.row(block.begin + r).scale.hi_sum;
         }
         return _mm512_load_si512(first);
     }
@@ -156,16 +156,7 @@ void rows_in_lanes(const LinearCall& call, int64_t begin, int64_t end) {
         if (call.p > 0) LaneProduct(call.second_digits(), n, last, false).multiply(second);
         for (int64_t b = 0; b < call.rows->blocks(); ++b) {
             const Block& block = call.rows->block(b);
-            for (int64_t r = 0; r < block.rows; ++r) {
-                const int64_t row = block.begin + r;
-                const DigitSums sums = codes[b].of(r, call.rows->row(row).scale);
-                if (call.p == 0) {
-                    finish_row(call, columns, row, n, last, sums, nullptr);
-                } else {
-                    const DigitSums more = second[b].of(r, call.outlier_rows->row(row).scale);
-                    finish_row(call, columns, row, n, last, sums, &more);
-                }
-            }
+            finish_rows<Avx512Vnni>(call, columns, n, last, block.begin, block.rows, codes[b], second[b]);
         }
     }
 }

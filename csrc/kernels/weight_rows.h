@@ -30,7 +30,7 @@ struct WeightRows {
         for (int r = 0; r < kRows; ++r) at[r] = product.weight + (n + r < last ? n + r : last - 1) * k;
     }
 
-    // Ask for what will be packed next, 64 bytes for each row, when a kernel is at position i, a multiple
+    // Ask for what will be read next, 64 bytes for each row, when a kernel is at position i, a multiple
     // of 64. No hardware follows several short rows in one page: the next ones are fetched in the order of
     // memory. Rows of a page and more it follows itself, so that `ahead`, from i on, matters little.
     LLMINT8_INLINE void prefetch_next(int64_t i, int64_t k, int64_t ahead) const {
