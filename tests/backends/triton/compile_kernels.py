@@ -20,6 +20,8 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as triton_compile
 from triton.runtime.jit import JITFunction
 
+from llmint8.backends.triton import features
+from llmint8.backends.triton.features import Features
 from llmint8.backends.triton.gradient import input_gradient
 from llmint8.backends.triton.linear import linear, quantize_rows
 from llmint8.backends.triton.optimizer import norms, step
@@ -31,7 +33,7 @@ POINTERS = {
     torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.uint8: "*u8",
     torch.float64: "*fp64",
 }  # fmt: skip
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 #: The instruction that multiplies int8 matrices.
 MULTIPLIES = {
     "cuda:80": r"mma\.sync\S*m16n8k32\S*\.s32\.s8\.s8\.s32",
@@ -42,6 +44,16 @@ MULTIPLIES = {
 }
 
 
+#: What the kernels may make use of; elsewhere a device is asked.
+FEATURES = {
+    "cuda:80": Features(True, False, False, processors=108),
+    "cuda:90": Features(True, True, True, processors=132),
+    "cuda:100": Features(True, True, False, processors=148),
+    "hip:gfx90a": Features(None, False, False, processors=104),
+    "hip:gfx942": Features(None, False, False, processors=304),
+}
+
+
 def launches() -> list[tuple[JITFunction, tuple, dict]]:
     """What the package launches, by kernel, arguments and constants; nothing runs."""
     found = []
@@ -49,10 +61,13 @@ def launches() -> list[tuple[JITFunction, tuple, dict]]:
     n, k, p = 4096, 4096, 32
     weight, absmax = torch.empty(n, k, dtype=torch.int8), torch.empty(n)
     low = torch.zeros(p, dtype=torch.int32), torch.empty(n, p, dtype=torch.int8)
-    for m in (1, 64, 128, 256, 4096):
+    wide, wide_absmax = torch.empty(14_336, k, dtype=torch.int8), torch.empty(14_336)
+    for m in (1, 4, 32, 64, 128, 4096):
         x = torch.empty(m, k, dtype=torch.bfloat16)
         linear(x, weight, absmax, None, 6.0)
-    for m in (1, 4096):
+        linear(x, wide, wide_absmax, None, 6.0)
+    linear(torch.empty(1, 14_336), wide.T.contiguous(), absmax, None, -1.0)
+    for m in (1, 16, 4096):
         linear(torch.empty(m, k), weight, absmax, absmax, 0.0)
         linear(torch.empty(m, k, dtype=torch.float16), weight, absmax, absmax, -1.0, *low)
     quantize_rows(torch.empty(4, k), -1.0)
@@ -114,6 +129,7 @@ def spills(kernel, target: GPUTarget) -> int:
 def main() -> None:
     backend, architecture = sys.argv[1].split(":")
     warp = 64 if backend == "hip" else 32
+    features._INTERPRETER = FEATURES[sys.argv[1]]
     target = GPUTarget(backend, int(architecture) if architecture.isdecimal() else architecture, warp)
     results = []
     for function, args, kwargs in launches():

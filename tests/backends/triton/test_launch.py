@@ -11,13 +11,15 @@ from llmint8.errors import InputError
 
 
 class Compiled:
-    """What Triton returns from a launch: callable again, with every parameter in its order."""
+    """What Triton returns from a launch: to be run again, with every parameter in its order."""
+
+    function, packed_metadata = "function", "metadata"
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
-    def __getitem__(self, grid: tuple[int, ...]):
-        return lambda *arguments: self.calls.append((grid, *arguments))
+    def run(self, *arguments) -> None:
+        self.calls.append(arguments)
 
 
 class Kernel:
@@ -42,11 +44,12 @@ class Kernel:
 def launch(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     from llmint8.backends.triton import launch
 
-    monkeypatch.setattr(launch, "_COMPILED", {})
+    monkeypatch.setattr(launch, "_LAUNCHES", {})
     monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: "stream", raising=False)
 
-    def run(kernel: Kernel, *arguments) -> None:
-        launch.launch(kernel, 7, arguments, {"num_warps": 4, "BLOCK": 32, "RULE": 1})
+    def run(kernel: Kernel, x: torch.Tensor, y: torch.Tensor, *numbers) -> None:
+        launch.launch(kernel, 7, (x, y), numbers, {"num_warps": 4, "BLOCK": 32, "RULE": 1})
 
     return run
 
@@ -54,11 +57,10 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> Iterator:
 def test_the_second_launch_goes_to_the_compiled_kernel(launch) -> None:
     kernel, x = Kernel(compiles=True), torch.zeros(64)
     launch(kernel, x, x, 64, 6.0)
-    launch(kernel, x, x, 128, 5.0)
+    launch(kernel, x, x, 64, 5.0)
     (compiled,) = kernel.compiled
-    ((grid, *arguments),) = compiled.calls
-    assert grid == (7, 1, 1)
-    assert arguments == [x, x, 128, 5.0, 1, 32]
+    hooks = None, None, None
+    assert compiled.calls == [(7, 1, 1, "stream", "function", "metadata", *hooks, x, x, 64, 5.0, 1, 32)]
 
 
 def test_what_is_compiled_differently_is_compiled_again(launch) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
 from torch import Tensor
 
 from llmint8.backends.triton import tiles
 from llmint8.backends.triton.kernels.gradient import input_gradient_kernel
 from llmint8.backends.triton.launch import launch
-from llmint8.backends.triton.linear import BITS, DTYPES, EXACT, blocks, check_devices
+from llmint8.backends.triton.linear import check_devices
+from llmint8.backends.triton.plan import BITS, DTYPES, EXACT, tile_constants
 
 #: The type in which gradients of a dtype and weights meet in the matrix product.
 PRODUCTS = dict(DTYPES)
@@ -36,13 +36,14 @@ def input_gradient(
         positions = torch.full((k,), -1, dtype=torch.int32, device=grad.device)
         positions[outlier_cols.long()] = torch.arange(p, dtype=torch.int32, device=grad.device)
     tile, dtype = tiles.gradient_tile(grad.dtype), DTYPES[grad.dtype]
-    arguments = (
+    tensors = (
         grad.contiguous(), weight.contiguous(), absmax.contiguous(), positions, low,
-        out.view(BITS[grad.dtype]), m, n, k, p,
+        out.view(BITS[grad.dtype]),
     )  # fmt: skip
     constants = {
         "HAS_LOW": p > 0, "DTYPE": dtype, "MULTIPLY_AS": PRODUCTS[grad.dtype],
-        "GROUP": tiles.GROUP, **blocks(tile), **EXACT,
+        "GROUP": tiles.GROUP, **tile_constants(tile), **EXACT,
     }  # fmt: skip
-    launch(input_gradient_kernel, triton.cdiv(m, tile.m) * triton.cdiv(k, tile.k), arguments, constants)
+    programs = tiles.ceil_div(m, tile.m) * tiles.ceil_div(k, tile.k)
+    launch(input_gradient_kernel, programs, tensors, (m, n, k, p), constants)
     return out

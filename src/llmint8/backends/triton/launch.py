@@ -12,36 +12,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: What Triton compiles differently: addresses that this divides, and integers that are 1, that this divides,
-#: or that need 64 bits.
+#: Addresses that this divides are compiled differently.
 _ALIGNMENT = 16
-_INT32_MAX = 2**31 - 1
-_COMPILED: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
 
-def _kind(argument: Any) -> Any:
-    """What a compiled kernel assumes of an argument."""
-    if isinstance(argument, Tensor):
-        return argument.dtype, argument.data_ptr() % _ALIGNMENT == 0
-    if isinstance(argument, int):
-        return argument == 1, argument % _ALIGNMENT == 0, argument > _INT32_MAX
-    return float
+class Launch:
+    """A kernel with its constants, for tensors of one device, of the same types, and the same ints each time.
 
-
-def launch(kernel: Any, programs: int, arguments: Sequence[Any], constants: dict[str, Any]) -> None:
-    """Run so many programs of a kernel on the current device.
-
-    arguments: tensors, ints and floats, in the kernel's order, in which its constants come last. constants:
-    its `tl.constexpr` parameters, and options of the compiler, by name.
+    constants: `tl.constexpr` parameters, and options of the compiler, by name.
     """
-    key = (id(kernel), arguments[0].device, tuple(constants.values()), *map(_kind, arguments))
-    found = _COMPILED.get(key)
-    if found is not None:
-        compiled, values = found
-        compiled[programs, 1, 1](*arguments, *values)
-        return
-    compiled = kernel[(programs,)](*arguments, **constants)
-    # The interpreter compiles nothing; ROCm's kernels also depend on the sizes of tensors.
-    if compiled is not None and not torch.version.hip:
-        names = kernel.arg_names[len(arguments) :]
-        _COMPILED[key] = compiled, tuple(constants[name] for name in names)
+
+    def __init__(self, kernel: Any, constants: dict[str, Any]) -> None:
+        self._kernel, self._constants = kernel, constants
+        self._compiled: dict[tuple[int, ...] | None, tuple[Any, ...]] = {}
+
+    def __call__(self, programs: int, tensors: Sequence[Tensor], numbers: Sequence[float]) -> None:
+        """Run so many programs on the current device. The kernel takes tensors, numbers, then constants."""
+        addresses = 0
+        for tensor in tensors:
+            addresses |= tensor.data_ptr()
+        key = None if addresses % _ALIGNMENT == 0 else tuple(t.data_ptr() % _ALIGNMENT for t in tensors)
+        found = self._compiled.get(key)
+        if found is not None:
+            run, function, metadata, values = found
+            stream = torch._C._cuda_getCurrentRawStream(tensors[0].device.index)
+            run(programs, 1, 1, stream, function, metadata, None, None, None, *tensors, *numbers, *values)
+            return
+        compiled = self._kernel[(programs,)](*tensors, *numbers, **self._constants)
+        # The interpreter compiles nothing; ROCm's kernels also depend on the sizes of tensors.
+        if compiled is not None and not torch.version.hip:
+            names = self._kernel.arg_names[len(tensors) + len(numbers) :]
+            values = tuple(self._constants[name] for name in names)
+            self._compiled[key] = compiled.run, compiled.function, compiled.packed_metadata, values
+
+
+_LAUNCHES: dict[Any, Launch] = {}
+
+
+def launch(
+    kernel: Any, programs: int, tensors: Sequence[Tensor], numbers: Sequence[float], constants: dict[str, Any]
+) -> None:
+    """The same where a look-up finds the `Launch`."""
+    ints = [number for number in numbers if type(number) is int]
+    types = [tensor.dtype for tensor in tensors]
+    key = id(kernel), tensors[0].device, *constants.values(), *types, *ints
+    if key not in _LAUNCHES:
+        _LAUNCHES[key] = Launch(kernel, constants)
+    _LAUNCHES[key](programs, tensors, numbers)

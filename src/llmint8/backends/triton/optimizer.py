@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-import triton
 from torch import Tensor
 
 from llmint8.backends.triton import tiles
 from llmint8.backends.triton.kernels.code_book import cells
 from llmint8.backends.triton.kernels.optimizer import optimizer_kernel
 from llmint8.backends.triton.launch import launch
-from llmint8.backends.triton.linear import BITS, DTYPES, EXACT
+from llmint8.backends.triton.plan import BITS, DTYPES, EXACT
 from llmint8.ops.optimizer import check_step
 from llmint8.reference.blockwise import block_count, dynamic_code_book
 from llmint8.reference.optimizers import Common, Rule
@@ -40,11 +39,13 @@ def run(
     books, table = _tables(p.device)
     missing = _STATES - len(states)
     scales = [states[i] if scale is None else scale for i, scale in enumerate(absmax)]
-    arguments = (
+    tensors = (
         p, p.view(BITS[p.dtype]), g, *states, *states[:1] * missing, *scales, *states[:1] * missing,
-        books, table, books if norms is None else norms, p.numel(),
-        float(common.decay), float(common.step), float(common.coupled_decay), float(common.update_decay),
-        *constants, *[0.0] * (_CONSTANTS - len(constants)),
+        books, table, books if norms is None else norms,
+    )  # fmt: skip
+    numbers = (
+        p.numel(), float(common.decay), float(common.step), float(common.coupled_decay),
+        float(common.update_decay), *constants, *[0.0] * (_CONSTANTS - len(constants)),
     )  # fmt: skip
     kernel_constants = {
         "RULE": rule.code, "STATES": len(states),
@@ -52,7 +53,8 @@ def run(
         "COUPLED": common.coupled_decay != 0, "UPDATE_DECAY": common.update_decay != 0,
         "MEASURE": norms is not None, "DTYPE": DTYPES[p.dtype], "ROWS": tiles.OPTIMIZER_BLOCKS, **EXACT,
     }  # fmt: skip
-    launch(optimizer_kernel, triton.cdiv(blocks, tiles.OPTIMIZER_BLOCKS), arguments, kernel_constants)
+    programs = tiles.ceil_div(blocks, tiles.OPTIMIZER_BLOCKS)
+    launch(optimizer_kernel, programs, tensors, numbers, kernel_constants)
 
 
 def step(

@@ -18,7 +18,7 @@ def input_gradient_kernel(
     positions: int32 [k], where a column is among those with a second weight digit; -1 for the others.
     MULTIPLY_AS: the type that gradients and de-quantised weights have in the matrix product.
     """
-    first_row, first = program_blocks(m, k, BLOCK_M, BLOCK_K, GROUP)
+    first_row, first = program_blocks(tl.program_id(0), m, k, BLOCK_M, BLOCK_K, GROUP)
     rows, columns = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_K)
     rows_left, columns_left = m - first_row, k - first
     position = tl.full([BLOCK_K], -1, tl.int32)

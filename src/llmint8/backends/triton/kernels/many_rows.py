@@ -1,84 +1,59 @@
-"""A linear layer of many rows, whose digits exist already: one int8 matrix product, and a second one over the
-pieces in which a row has a high digit. No launch depends on what the rows hold."""
+"""A linear layer of many rows: an int8 matrix product of the low digits, and one of the high digits, over the
+columns that have one. These are gathered first; where they are too many, all columns are multiplied."""
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_wait
 
-from llmint8.backends.triton.kernels.blocks import load_block, load_transposed, program_blocks
+from llmint8.backends.triton.kernels.blocks import program_blocks, within
 from llmint8.backends.triton.kernels.epilogue import DIGIT_BASE, second_digit, store_outputs
 from llmint8.backends.triton.kernels.rows import NO_OUTLIERS
-
-
-@triton.jit
-def gather_kernel(
-    lo, hi, flags, outlier_cols, lo_some, hi_some, p, k, padded_k, padded_p,
-    RULE: tl.constexpr, BLOCK_P: tl.constexpr, FLAG_K: tl.constexpr,
-):  # fmt: skip
-    """The digits of the columns with a second weight digit: one program a row; int8 [m, padded_p]."""
-    row = tl.program_id(0).to(tl.int64)
-    for start in range(0, padded_p, BLOCK_P):
-        index = start + tl.arange(0, BLOCK_P)
-        features = tl.load(outlier_cols + index, mask=index < p, other=-1)
-        exists = (features >= 0) & (features < k)
-        inside = index < padded_p
-        low = tl.load(lo + row * padded_k + features, mask=exists, other=0)
-        tl.store(lo_some + row * padded_p + index, low, mask=inside)
-        if RULE != NO_OUTLIERS:
-            flag = tl.load(flags + row * (padded_k // FLAG_K) + features // FLAG_K, mask=exists, other=0)
-            high = tl.load(hi + row * padded_k + features, mask=flag != 0, other=0)
-            tl.store(hi_some + row * padded_p + index, high, mask=inside)
+from llmint8.backends.triton.kernels.sums import block_sums
 
 
 @triton.jit
 def many_rows_kernel(
-    lo, hi, flags, scales, weight, absmax, bias, lo_some, hi_some, weight_low, y,
-    m, n, k, padded_k, p, padded_p,
+    lo, hi, scales, weight, absmax, bias, hi_found, weight_found, found, lo_some, hi_some, weight_low, y,
+    m, n, k, padded_k, most, p, padded_p,
     RULE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LOW: tl.constexpr, DTYPE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, FLAG_K: tl.constexpr,
+    EVEN: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
     GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Digits [m, padded_k] and weight int8 [n, k] to y [m, n]. GROUP: see `program_blocks`."""
-    first_row, first = program_blocks(m, n, BLOCK_M, BLOCK_N, GROUP)
-    rows, columns = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
-    rows_left, columns_left = m - first_row, n - first
-    extra = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    if HAS_LOW:
-        c = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
-        d = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
-        lo_some += first_row.to(tl.int64) * padded_p
-        hi_some += first_row.to(tl.int64) * padded_p
-        weight_low += first.to(tl.int64) * p
-        for start in range(0, p, FLAG_K):
-            index = start + tl.arange(0, FLAG_K)
-            codes = load_transposed(weight_low, columns, columns_left, index, p)
-            c = tl.dot(load_block(lo_some, rows, rows_left, index, padded_p), codes, c)
-            if RULE != NO_OUTLIERS:
-                d = tl.dot(load_block(hi_some, rows, rows_left, index, padded_p), codes, d)
-        extra = second_digit(c, d)
-    weight += first.to(tl.int64) * k
-    t = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    """Digits [m, padded_k] and weight int8 [n, k] to y [m, n]. GROUP: see `program_blocks`.
+
+    found: address of the number of columns with a high digit; up to `most` lie in hi_found, [m, most], and
+    weight_found, [n, most].
+    """
+    first_row, first = program_blocks(tl.program_id(0), m, n, BLOCK_M, BLOCK_N, GROUP)
+    rows, columns = within(tl.arange(0, BLOCK_M), m - first_row), within(tl.arange(0, BLOCK_N), n - first)
+    if EARLY:
+        gdc_wait()
+    count = 0
     if RULE != NO_OUTLIERS:
-        high_sums = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
-        pieces = padded_k // FLAG_K
-        flags += first_row.to(tl.int64) * pieces
-        hi += first_row.to(tl.int64) * padded_k
-        for piece in range(pieces):
-            flag = tl.load(flags + rows * pieces + piece, mask=rows < rows_left, other=0)
-            if tl.max(flag.to(tl.int32), 0) > 0:
-                features = piece * FLAG_K + tl.arange(0, FLAG_K)
-                at = rows[:, None] * padded_k + features[None, :]
-                digits = tl.load(hi + at, mask=flag[:, None] != 0, other=0)
-                codes = load_transposed(weight, columns, columns_left, features, k)
-                high_sums = tl.dot(digits, codes, high_sums)
-        t = high_sums.to(tl.float32) * DIGIT_BASE
-    low_sums = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
-    lo += first_row.to(tl.int64) * padded_k
-    for start in range(0, k, BLOCK_K):
-        features = start + tl.arange(0, BLOCK_K)
-        digits = load_block(lo, rows, rows_left, features, padded_k)
-        low_sums = tl.dot(digits, load_transposed(weight, columns, columns_left, features, k), low_sums)
-    t = t + low_sums.to(tl.float32)
+        count = tl.load(found)  # early, since the answer takes its time
+    low, _ = block_sums(
+        lo + first_row.to(tl.int64) * padded_k, lo, weight + first.to(tl.int64) * k, 0, k, k, padded_k,
+        rows, columns, m, False, False, EVEN, True, BLOCK_M, BLOCK_N, BLOCK_K,
+    )  # fmt: skip
+    t = low.to(tl.float32)
+    if RULE != NO_OUTLIERS:
+        few = count <= most
+        digits_k, codes_k = tl.where(few, most, padded_k), tl.where(few, most, k)
+        digits = tl.where(few, hi_found, hi) + first_row.to(tl.int64) * digits_k
+        codes = tl.where(few, weight_found, weight) + first.to(tl.int64) * codes_k
+        end = tl.where(few, count, k)
+        high, _ = block_sums(
+            digits, digits, codes, 0, end, codes_k, digits_k, rows, columns, m, False, False, EVEN, True,
+            BLOCK_M, BLOCK_N, BLOCK_P,
+        )  # fmt: skip
+        t = high.to(tl.float32) * DIGIT_BASE + t
     if HAS_LOW:
-        t = t + extra
-    row_scale = tl.load(scales + first_row + rows, mask=rows < rows_left, other=0.0)
+        c, d = block_sums(
+            lo_some + first_row.to(tl.int64) * padded_p, hi_some + first_row.to(tl.int64) * padded_p,
+            weight_low + first.to(tl.int64) * p, 0, p, p, padded_p, rows, columns,
+            m, RULE != NO_OUTLIERS, False, False, True, BLOCK_M, BLOCK_N, BLOCK_P,
+        )  # fmt: skip
+        t = t + second_digit(c, d)
+    row_scale = tl.load(scales + first_row + rows)
     store_outputs(y, t, row_scale, absmax, bias, first_row, m, first, n, HAS_BIAS, DTYPE)

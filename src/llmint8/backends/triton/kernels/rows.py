@@ -8,6 +8,7 @@ import struct
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents
 
 from llmint8 import numerics
 
@@ -139,29 +140,32 @@ def codes_kernel(x, q, row_scale, k, threshold, RULE: tl.constexpr, BLOCK_K: tl.
 
 @triton.jit
 def digits_kernel(
-    x, lo, hi, flags, row_scale, k, padded_k, threshold,
-    RULE: tl.constexpr, BLOCK_K: tl.constexpr, FLAG_K: tl.constexpr,
+    x, lo, hi, row_scale, counters, marks, k, padded_k, threshold, counts,
+    RULE: tl.constexpr, MARK: tl.constexpr, EARLY: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: its digits, int8 [m, padded_k], and where its high digits are.
+    """One program a row: its digits, int8 [m, padded_k], 0 behind k.
 
-    flags: int8 [m, padded_k / FLAG_K], whether a high digit of so many columns is not 0. The others of hi are
-    not written. padded_k: a multiple of FLAG_K; lo is 0 behind k.
+    counters: int32 [counts], which become 0. MARK: marks, int32 [k], become 1 where a column has a high
+    digit. EARLY: the next kernel may start at once; it waits itself.
     """
+    if EARLY:
+        gdc_launch_dependents()
     row = tl.program_id(0).to(tl.int64)
-    count = padded_k // FLAG_K
-    x, lo, hi, flags = x + row * k, lo + row * padded_k, hi + row * padded_k, flags + row * count
+    if row == 0:
+        for start in range(0, counts, 1024):
+            at = start + tl.arange(0, 1024)
+            tl.store(counters + at, tl.zeros([1024], tl.int32), mask=at < counts)
+    x, lo, hi = x + row * k, lo + row * padded_k, hi + row * padded_k
     rows = tl.arange(0, 1)
     inverse, scale = row_scales(x, rows, 1, k, threshold, RULE, 1, BLOCK_K)
     tl.store(row_scale + row + rows, scale)
     for start in range(0, padded_k, BLOCK_K):
-        columns = start + tl.arange(0, BLOCK_K)
-        codes = quantized(load_rows(x, rows, 1, columns, k), inverse)
+        columns = (start + tl.arange(0, BLOCK_K))[None, :]
+        codes = quantized(load_rows(x, rows, 1, start + tl.arange(0, BLOCK_K), k), inverse)
         low = low_digit(codes)
-        tl.store(lo + columns[None, :], low.to(tl.int8), mask=columns[None, :] < padded_k)
+        tl.store(lo + columns, low.to(tl.int8), mask=columns < padded_k)
         if RULE != NO_OUTLIERS:
-            high = tl.reshape((codes - low) >> 8, [BLOCK_K // FLAG_K, FLAG_K])
-            found = tl.max(tl.abs(high), 1) > 0
-            pieces = start // FLAG_K + tl.arange(0, BLOCK_K // FLAG_K)
-            tl.store(flags + pieces, found.to(tl.int8), mask=pieces < count)
-            at = pieces[:, None] * FLAG_K + tl.arange(0, FLAG_K)[None, :]
-            tl.store(hi + at, high.to(tl.int8), mask=found[:, None] & (pieces[:, None] < count))
+            high = (codes - low) >> 8
+            tl.store(hi + columns, high.to(tl.int8), mask=columns < padded_k)
+            if MARK:
+                tl.store(marks + columns, tl.full([1, BLOCK_K], 1, tl.int32), mask=high != 0)
