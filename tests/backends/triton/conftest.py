@@ -26,6 +26,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(tiles, f"{older}SOME_ROWS_TILES", ((None, tile, swapped),))
         monkeypatch.setattr(tiles, f"{older}MANY_ROWS_TILES", ((None, tile),))
     monkeypatch.setattr(tiles, "SECOND_DIGIT_TILE", tile)
+    monkeypatch.setattr(tiles, "SECOND_DIGIT_MANY_ROWS_TILE", tile)
     monkeypatch.setattr(tiles, "GRADIENT_TILE", tile)
     monkeypatch.setattr(tiles, "GRADIENT_TILE_FLOAT32", tile)
     monkeypatch.setattr(tiles, "GROUP", 2)

@@ -12,13 +12,21 @@ import pytest
 
 MULTIPLY = {"some_rows_kernel", "many_rows_kernel"}
 OTHERS = {
-    "few_rows_kernel",
     "digits_kernel",
     "codes_kernel",
+    "list_kernel",
     "gather_kernel",
     "input_gradient_kernel",
     "optimizer_kernel",
 }
+#: The largest tile on Hopper spills where it multiplies high digits: less than a smaller tile costs there.
+SPILLS = 512
+
+
+def allowed_spills(target: str, kernel: dict) -> int:
+    constants = kernel["constants"]
+    largest = kernel["kernel"] == "many_rows_kernel" and constants["BLOCK_N"] == "128"
+    return SPILLS if target == "cuda:90" and largest and constants["RULE"] != "0" else 0
 
 
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:100", "hip:gfx90a", "hip:gfx942"])
@@ -31,7 +39,8 @@ def test_compilation(target: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     kernels = json.loads(done.stdout)
-    assert {kernel["kernel"] for kernel in kernels} == MULTIPLY | OTHERS
+    few = set() if target.startswith("hip") else {"few_rows_kernel"}
+    assert {kernel["kernel"] for kernel in kernels} == MULTIPLY | OTHERS | few
     for kernel in kernels:
-        assert kernel["spills"] == 0, kernel
+        assert kernel["spills"] <= allowed_spills(target, kernel), kernel
         assert kernel["multiplies"] == (kernel["kernel"] in MULTIPLY), kernel

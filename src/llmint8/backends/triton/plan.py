@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ class Operands(NamedTuple):
     threshold: float
 
 
-@cache
+@lru_cache(maxsize=4096)
 def plan(call: Call) -> Callable[[Operands], None]:
     """What runs such a call."""
     few = call.m <= tiles.FEW_ROWS and call.k <= tiles.FEW_ROWS_MOST_K
@@ -69,8 +69,8 @@ def plan(call: Call) -> Callable[[Operands], None]:
 
 def _constants(call: Call) -> dict[str, Any]:
     return {
-        "RULE": call.rule, "HAS_BIAS": call.bias is not None, "HAS_LOW": call.p > 0, "DTYPE": DTYPES[call.dtype],
-        **EXACT,
+        "RULE": call.rule, "HAS_BIAS": call.bias is not None, "HAS_LOW": call.p > 0,
+        "DTYPE": DTYPES[call.dtype], **EXACT,
     }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ class _Rows:
         self.call, self._counts, self._found = call, counts, found
         early = features_of(call.device).early
         self.padded_k = tiles.ceil_div(call.k, tiles.BLOCK_P) * tiles.BLOCK_P
-        self._padded_p = tiles.ceil_div(call.p, 16) * 16
+        self.padded_p = tiles.ceil_div(call.p, 16) * 16
         self.most = tiles.ceil_div(call.k, 2 * tiles.BLOCK_P) * tiles.BLOCK_P
         block = min(tiles.MARKED_ROW_BLOCK if found else tiles.ROW_BLOCK, tiles.power_of_2(call.k))
         # A kernel may start before the one in front of it is done.
@@ -137,12 +137,19 @@ class _Rows:
         self._digits(m, (o.x, lo, hi, scales, counters, marks), numbers)
         return lo, hi, scales, counters, marks
 
-    def second(self, lo: Tensor, hi: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, int, int]:
-        """Digits of the columns with a second weight digit, their number, and how wide the digits are."""
+    def low(self, o: Operands) -> Tensor:
+        """The second weight digits, in rows that are read in words; what fills them up meets digits of 0."""
+        if self.call.p == self.padded_p:
+            return o.low
+        padded = torch.empty((self.call.n, self.padded_p), dtype=torch.int8, device=self.call.device)
+        padded[:, : self.call.p] = o.low
+        return padded
+
+    def second(self, lo: Tensor, hi: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Digits of the columns with a second weight digit."""
         if not self.call.p:
-            return lo, hi, 0, 0
-        some = self._gathered(self._gather, lo, hi, columns, self.call.p, self._padded_p)
-        return *some, self.call.p, self._padded_p
+            return lo, hi
+        return self._gathered(self._gather, lo, hi, columns, self.call.p, self.padded_p)
 
     def found(self, weight: Tensor, hi: Tensor, marks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Marked columns of high digits and of the weight, see `gather_kernel`, and their number."""
@@ -182,13 +189,14 @@ class _SomeRows:
 
     def __call__(self, o: Operands) -> None:
         call, rows = self._rows.call, self._rows
+        low = rows.low(o)
         lo, hi, scales, counters, _ = rows.digits(o)
-        lo_some, hi_some, p, padded_p = rows.second(lo, hi, o.columns)
+        lo_some, hi_some = rows.second(lo, hi, o.columns)
         partial = counters
         if self._split > 1:
             partial = torch.empty(self._partial, dtype=torch.int32, device=call.device)
-        tensors = lo, hi, scales, o.weight, o.absmax, o.bias, lo_some, hi_some, o.low, o.y, partial, counters
-        self._launch(self._programs, tensors, (call.m, call.n, call.k, rows.padded_k, p, padded_p))
+        tensors = lo, hi, scales, o.weight, o.absmax, o.bias, lo_some, hi_some, low, o.y, partial, counters
+        self._launch(self._programs, tensors, (call.m, call.n, call.k, rows.padded_k, rows.padded_p))
 
 
 class _ManyRows:
@@ -201,13 +209,16 @@ class _ManyRows:
 
     def __call__(self, o: Operands) -> None:
         call, rows = self._rows.call, self._rows
+        low = rows.low(o)
         lo, hi, scales, _, marks = rows.digits(o)
         hi_found, weight_found, count = hi, o.weight, marks
         if call.rule:
             hi_found, weight_found, count = rows.found(o.weight, hi, marks)
-        lo_some, hi_some, p, padded_p = rows.second(lo, hi, o.columns)
+        lo_some, hi_some = rows.second(lo, hi, o.columns)
         tensors = (
             lo, hi, scales, o.weight, o.absmax, o.bias, hi_found, weight_found, count, lo_some, hi_some,
-            o.low, o.y,
+            low, o.y,
         )  # fmt: skip
-        self._launch(self._programs, tensors, (call.m, call.n, call.k, rows.padded_k, rows.most, p, padded_p))
+        self._launch(
+            self._programs, tensors, (call.m, call.n, call.k, rows.padded_k, rows.most, rows.padded_p)
+        )

@@ -56,8 +56,8 @@ MANY_ROWS_TILES: tuple[tuple[int | None, Tile], ...] = (
     (200, Tile(128, 64, 128, 4, 4)),
     (None, Tile(128, 128, 128, 4, 3)),
 )
-#: The largest tiles of layers with a second weight digit, which takes two more sums.
-SECOND_DIGIT_TILE = Tile(64, 64, 128, 4, 3)
+#: The largest tiles of layers with a second weight digit, which takes two more sums, or one with many rows.
+SECOND_DIGIT_TILE, SECOND_DIGIT_MANY_ROWS_TILE = Tile(64, 64, 128, 4, 3), Tile(128, 64, 128, 4, 4)
 #: The same for other GPUs, as far as sums fit into the registers of an A100. Not measured.
 OLDER_SOME_ROWS_TILES: _Table = (
     (16, Tile(16, 32, 128, 4, 5, fill=2), Tile(16, 64, 128, 4, 5, fill=2)),
@@ -111,9 +111,8 @@ def are_many(m: int, n: int) -> bool:
     return _large_blocks(m, n) >= MANY_BLOCKS
 
 
-def _smaller(tile: Tile, second_digit: bool) -> Tile:
-    too_large = second_digit and tile.m * tile.n > SECOND_DIGIT_TILE.m * SECOND_DIGIT_TILE.n
-    return SECOND_DIGIT_TILE if too_large else tile
+def _smaller(tile: Tile, limit: Tile) -> Tile:
+    return limit if tile.m * tile.n > limit.m * limit.n else tile
 
 
 def some_rows_tile(m: int, n: int, second_digit: bool, hopper: bool) -> Tile:
@@ -123,14 +122,15 @@ def some_rows_tile(m: int, n: int, second_digit: bool, hopper: bool) -> Tile:
     """
     table = SOME_ROWS_TILES if hopper else OLDER_SOME_ROWS_TILES
     _, few, many = next(row for row in table if row[0] is None or m <= row[0])
-    return _smaller(few if n < MANY_COLUMNS else many, second_digit)
+    tile = few if n < MANY_COLUMNS else many
+    return _smaller(tile, SECOND_DIGIT_TILE) if second_digit else tile
 
 
 def many_rows_tile(m: int, n: int, second_digit: bool, hopper: bool) -> Tile:
     """The tile of a layer with many rows."""
     table, blocks = MANY_ROWS_TILES if hopper else OLDER_MANY_ROWS_TILES, _large_blocks(m, n)
     tile = next(tile for most, tile in table if most is None or blocks <= most)
-    return _smaller(tile, second_digit)
+    return _smaller(tile, SECOND_DIGIT_MANY_ROWS_TILE) if second_digit else tile
 
 
 def split(blocks: int, steps: int, programs: int) -> int:

@@ -68,7 +68,8 @@ class GpuTimer:
         """How fast memory is copied, reading and writing counted, and int8 products of a square size run."""
         source = torch.zeros(max(4 * self.beyond, 1 << 30), dtype=torch.int8, device="cuda")
         target = torch.empty_like(source)
-        codes = torch.randint(-CODE_MAX, CODE_MAX + 1, (size, size), device="cuda").to(torch.int8)
+        # Drawn on the CPU: a capture that failed leaves a GPU's generator unusable.
+        codes = torch.randint(-CODE_MAX, CODE_MAX + 1, (size, size), dtype=torch.int8).cuda()
         copying = min(self.seconds(lambda: target.copy_(source)) for _ in range(passes))
         product = min(self.seconds(lambda: torch._int_mm(codes, codes.t())) for _ in range(passes))
         return Limits(2 * source.nbytes / copying, 2 * size**3 / product)

@@ -14,7 +14,7 @@ from llmint8.backends.triton.kernels.sums import block_sums
 @triton.jit
 def many_rows_kernel(
     lo, hi, scales, weight, absmax, bias, hi_found, weight_found, found, lo_some, hi_some, weight_low, y,
-    m, n, k, padded_k, most, p, padded_p,
+    m, n, k, padded_k, most, padded_p,
     RULE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LOW: tl.constexpr, DTYPE: tl.constexpr,
     EVEN: tl.constexpr, EARLY: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
@@ -23,7 +23,8 @@ def many_rows_kernel(
     """Digits [m, padded_k] and weight int8 [n, k] to y [m, n]. GROUP: see `program_blocks`.
 
     found: address of the number of columns with a high digit; up to `most` lie in hi_found, [m, most], and
-    weight_found, [n, most].
+    weight_found, [n, most]. lo_some, hi_some [m, padded_p] and weight_low [n, padded_p]: the columns with a
+    second weight digit; behind the last, digits are 0.
     """
     first_row, first = program_blocks(tl.program_id(0), m, n, BLOCK_M, BLOCK_N, GROUP)
     rows, columns = within(tl.arange(0, BLOCK_M), m - first_row), within(tl.arange(0, BLOCK_N), n - first)
@@ -49,11 +50,20 @@ def many_rows_kernel(
         )  # fmt: skip
         t = high.to(tl.float32) * DIGIT_BASE + t
     if HAS_LOW:
-        c, d = block_sums(
-            lo_some + first_row.to(tl.int64) * padded_p, hi_some + first_row.to(tl.int64) * padded_p,
-            weight_low + first.to(tl.int64) * p, 0, p, p, padded_p, rows, columns,
-            m, RULE != NO_OUTLIERS, False, False, True, BLOCK_M, BLOCK_N, BLOCK_P,
+        # One after the other: a third block of sums would not fit into registers.
+        some_at = first_row.to(tl.int64) * padded_p
+        weight_low += first.to(tl.int64) * padded_p
+        c, _ = block_sums(
+            lo_some + some_at, lo_some, weight_low, 0, padded_p, padded_p, padded_p, rows, columns, m,
+            False, False, False, True, BLOCK_M, BLOCK_N, BLOCK_P,
         )  # fmt: skip
-        t = t + second_digit(c, d)
+        extra = second_digit(c, tl.zeros_like(c))
+        if RULE != NO_OUTLIERS:
+            d, _ = block_sums(
+                hi_some + some_at, hi_some, weight_low, 0, padded_p, padded_p, padded_p, rows, columns, m,
+                False, False, False, True, BLOCK_M, BLOCK_N, BLOCK_P,
+            )  # fmt: skip
+            extra = d.to(tl.float32) + extra
+        t = t + extra
     row_scale = tl.load(scales + first_row + rows)
     store_outputs(y, t, row_scale, absmax, bias, first_row, m, first, n, HAS_BIAS, DTYPE)

@@ -13,7 +13,7 @@ from llmint8.backends.triton.kernels.sums import block_sums
 @triton.jit
 def some_rows_kernel(
     lo, hi, scales, weight, absmax, bias, lo_some, hi_some, weight_low, y, partial, counters,
-    m, n, k, padded_k, p, padded_p,
+    m, n, k, padded_k, padded_p,
     RULE: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_LOW: tl.constexpr, DTYPE: tl.constexpr,
     SWAP: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr, FULL: tl.constexpr, EARLY: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_P: tl.constexpr,
@@ -23,6 +23,9 @@ def some_rows_kernel(
 
     SPLIT: so many programs share a block of outputs, each a part of its features. They leave their sums in
     partial, int32 [blocks, 2, SPLIT, BLOCK_M * BLOCK_N], and who is the last, by counters, adds them up.
+
+    lo_some, hi_some [m, padded_p] and weight_low [n, padded_p]: the columns with a second weight digit;
+    behind the last, digits are 0.
     """
     block, part = tl.program_id(0) // SPLIT, tl.program_id(0) % SPLIT
     first_row, first = program_blocks(block, m, n, BLOCK_M, BLOCK_N, GROUP)
@@ -61,8 +64,8 @@ def some_rows_kernel(
         if HAS_LOW:
             start = first_row.to(tl.int64) * padded_p
             c, d = block_sums(
-                lo_some + start, hi_some + start, weight_low + first.to(tl.int64) * p, 0, p, p, padded_p,
-                rows, columns, m - first_row, RULE != NO_OUTLIERS, SWAP, False, FULL,
+                lo_some + start, hi_some + start, weight_low + first.to(tl.int64) * padded_p, 0, padded_p,
+                padded_p, padded_p, rows, columns, m - first_row, RULE != NO_OUTLIERS, SWAP, False, FULL,
                 BLOCK_M, BLOCK_N, BLOCK_P,
             )  # fmt: skip
             t = t + second_digit(c, d)
