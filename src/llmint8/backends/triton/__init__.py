@@ -59,7 +59,7 @@ def status() -> BackendStatus:
     if all(reasons.values()):
         return BackendStatus(NAME, False, False, "; ".join(f"{n}: {r}" for n, r in reasons.items()))
     used = ", ".join(name for name, reason in reasons.items() if reason is None)
-    return BackendStatus(NAME, True, True, f"kernels for {used}; their speed is not measured yet")
+    return BackendStatus(NAME, True, True, f"kernels for {used}")
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:

@@ -61,7 +61,7 @@ class Operands(NamedTuple):
 @lru_cache(maxsize=4096)
 def plan(call: Call) -> Callable[[Operands], None]:
     """What runs such a call."""
-    few = call.m <= tiles.FEW_ROWS and call.k <= tiles.FEW_ROWS_MOST_K
+    few = call.m <= tiles.FEW_ROWS and call.k <= tiles.FEW_ROWS_MOST_K and call.p <= tiles.FEW_ROWS_MOST_P
     if few and call.in_words and features_of(call.device).dot4 is not None:
         return _FewRows(call)
     return _ManyRows(call) if tiles.are_many(call.m, call.n) else _SomeRows(call)
@@ -129,7 +129,8 @@ class _Rows:
     def digits(self, o: Operands) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """lo and hi, int8 [m, padded_k], the scales of rows, the counters, and the marks of columns."""
         m, k, device = self.call.m, self.call.k, self.call.device
-        lo, hi = torch.empty((2, m, self.padded_k), dtype=torch.int8, device=device)
+        lo = torch.empty((m, self.padded_k), dtype=torch.int8, device=device)
+        hi = torch.empty((m, self.padded_k), dtype=torch.int8, device=device)
         scales = torch.empty(m, dtype=torch.float32, device=device)
         counters = torch.empty(self._counts, dtype=torch.int32, device=device) if self._counts else scales
         marks = torch.zeros(k + 1, dtype=torch.int32, device=device) if self._found else scales

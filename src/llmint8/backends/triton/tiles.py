@@ -35,8 +35,9 @@ class FewRowsTile:
     programs: int
 
 
-#: One launch, without tensor cores, for layers of at most so many rows and features.
-FEW_ROWS, FEW_ROWS_MOST_K = 1, 16_384
+#: One launch, without tensor cores, for layers of at most so many rows, features, and columns with a second
+#: weight digit.
+FEW_ROWS, FEW_ROWS_MOST_K, FEW_ROWS_MOST_P = 1, 16_384, 128
 #: Weights that a thread of such a program has on the way, in words of four, and warps of a processor.
 FEW_ROWS_WORDS, FEW_ROWS_WARPS = 32, 16
 #: From so many large blocks of outputs on there are many rows; below, both digits meet weights in one pass.
