@@ -2,15 +2,16 @@
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from llmint8.backends.triton.kernels.order import let_next_start, wait_for_former
 
 
 @triton.jit
 def list_kernel(marks, listed, count, k, EARLY: tl.constexpr, BLOCK_K: tl.constexpr):
     """The columns whose mark, int32 [k], is not 0, in any order, and how many: one int32, which was 0."""
     if EARLY:
-        gdc_launch_dependents()
-        gdc_wait()
+        let_next_start()
+        wait_for_former()
     columns = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     marked = (tl.load(marks + columns, mask=columns < k, other=0) != 0).to(tl.int32)
     total = tl.sum(marked, 0)
@@ -30,8 +31,8 @@ def gather_kernel(
     more than `most` are not gathered. A program has some rows of one matrix.
     """
     if EARLY:
-        gdc_launch_dependents()
-        gdc_wait()
+        let_next_start()
+        wait_for_former()
     found = tl.load(count) if COUNTED else count
     if found > most:
         return

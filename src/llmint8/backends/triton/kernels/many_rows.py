@@ -3,10 +3,10 @@ columns that have one. These are gathered first; where they are too many, all co
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
 
 from llmint8.backends.triton.kernels.blocks import program_blocks, within
 from llmint8.backends.triton.kernels.epilogue import DIGIT_BASE, second_digit, store_outputs
+from llmint8.backends.triton.kernels.order import wait_for_former
 from llmint8.backends.triton.kernels.rows import NO_OUTLIERS
 from llmint8.backends.triton.kernels.sums import block_sums
 
@@ -29,7 +29,7 @@ def many_rows_kernel(
     first_row, first = program_blocks(tl.program_id(0), m, n, BLOCK_M, BLOCK_N, GROUP)
     rows, columns = within(tl.arange(0, BLOCK_M), m - first_row), within(tl.arange(0, BLOCK_N), n - first)
     if EARLY:
-        gdc_wait()
+        wait_for_former()
     count = 0
     if RULE != NO_OUTLIERS:
         count = tl.load(found)  # early, since the answer takes its time

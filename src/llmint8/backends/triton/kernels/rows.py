@@ -8,9 +8,9 @@ import struct
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents
 
 from llmint8 import numerics
+from llmint8.backends.triton.kernels.order import let_next_start
 
 CODE_MAX = tl.constexpr(float(numerics.CODE_MAX))
 OUTLIER_MAX = tl.constexpr(float(numerics.OUTLIER_MAX))
@@ -149,7 +149,7 @@ def digits_kernel(
     digit. EARLY: the next kernel may start at once; it waits itself.
     """
     if EARLY:
-        gdc_launch_dependents()
+        let_next_start()
     row = tl.program_id(0).to(tl.int64)
     if row == 0:
         for start in range(0, counts, 1024):

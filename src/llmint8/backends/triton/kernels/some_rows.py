@@ -2,10 +2,10 @@
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_wait
 
 from llmint8.backends.triton.kernels.blocks import program_blocks, within
 from llmint8.backends.triton.kernels.epilogue import DIGIT_BASE, second_digit, store_outputs
+from llmint8.backends.triton.kernels.order import wait_for_former
 from llmint8.backends.triton.kernels.rows import NO_OUTLIERS
 from llmint8.backends.triton.kernels.sums import block_sums
 
@@ -31,7 +31,7 @@ def some_rows_kernel(
     first_row, first = program_blocks(block, m, n, BLOCK_M, BLOCK_N, GROUP)
     rows, columns = tl.arange(0, BLOCK_M), within(tl.arange(0, BLOCK_N), n - first)
     if EARLY:
-        gdc_wait()
+        wait_for_former()
     share = tl.cdiv(tl.cdiv(k, BLOCK_K), SPLIT) * BLOCK_K
     begin = part * share
     start = first_row.to(tl.int64) * padded_k + begin
