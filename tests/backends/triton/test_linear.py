@@ -70,6 +70,18 @@ def test_largest_sums_are_exact(m: int) -> None:
     check(Case(x, weight, torch.tensor([1.0, 2.0, 3.0]), None, 6.0))
 
 
+@pytest.mark.parametrize("columns", [0, 1, 40, 70, 100])
+def test_columns_of_outliers(small_tiles: None, columns: int) -> None:
+    """Of many rows those with outliers are gathered, or where they are more than half all are multiplied."""
+    generator = torch.Generator().manual_seed(columns)
+    x = torch.randn(40, 100, generator=generator).clamp(-4, 4)
+    chosen = torch.randperm(100, generator=generator)[:columns]
+    x[torch.randint(0, 40, (columns,), generator=generator), chosen] = 50.0
+    weight = torch.randint(-127, 128, (70, 100), generator=generator).to(torch.int8)
+    assert tiles.are_many(40, 70)
+    check(Case(x, weight, torch.rand(70, generator=generator), None, 6.0))
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 4), (3, 0, 4), (3, 5, 0)])
 def test_empty(shape: tuple[int, int, int]) -> None:
     m, k, n = shape
