@@ -1,7 +1,8 @@
 """Compiles every launch of the GPU kernels for GPUs that are not there: `python compile_kernels.py cuda:90`.
 
 The launches are those that the package makes for a few layers, recorded instead of run. Prints JSON: for each
-launch the kernel's name, whether its tensor cores multiply int8, and the registers that it spills.
+launch the kernel's name, whether its tensor cores multiply int8, the registers that it spills, and whether it
+touches memory before it has waited for the kernel in front of it.
 """
 
 from __future__ import annotations
@@ -126,6 +127,12 @@ def spills(kernel, target: GPUTarget) -> int:
     return sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr))
 
 
+def too_early(ptx: str) -> bool:
+    """Whether a kernel that may start early reads or writes memory before it waits."""
+    before, wait, _ = ptx.partition("griddepcontrol.wait")
+    return bool(wait) and bool(re.search(r"\b((ld|st)\.global|cp\.async|atom\.|red\.)", before))
+
+
 def main() -> None:
     backend, architecture = sys.argv[1].split(":")
     warp = 64 if backend == "hip" else 32
@@ -135,9 +142,11 @@ def main() -> None:
     for function, args, kwargs in launches():
         kernel = build(function, args, kwargs, target)
         text = kernel.asm["amdgcn" if backend == "hip" else "ptx"]
+        assert ("griddepcontrol.wait" in text) == bool(kwargs.get("EARLY") and kwargs.get("launch_pdl"))
         multiplies = bool(re.search(MULTIPLIES[sys.argv[1]], text))
         results.append(
             {"kernel": function.__name__, "multiplies": multiplies, "spills": spills(kernel, target),
+             "too_early": too_early(text),
              "constants": {name: str(value) for name, value in kwargs.items()}}
         )  # fmt: skip
     print(json.dumps(results))

@@ -43,4 +43,5 @@ def test_compilation(target: str, tmp_path: Path) -> None:
     assert {kernel["kernel"] for kernel in kernels} == MULTIPLY | OTHERS | few
     for kernel in kernels:
         assert kernel["spills"] <= allowed_spills(target, kernel), kernel
+        assert not kernel["too_early"], kernel
         assert kernel["multiplies"] == (kernel["kernel"] in MULTIPLY), kernel
