@@ -10,7 +10,7 @@ def load_features(at, features, k, rows, m, EVEN: tl.constexpr, FULL: tl.constex
     if EVEN and FULL:
         values = tl.load(at)
     elif EVEN:
-        values = tl.load(at, mask=(rows < m) & (features >= 0), other=0)
+        values = tl.load(at, mask=rows < m, other=0)
     elif FULL:
         values = tl.load(at, mask=features < k, other=0)
     else:
