@@ -56,6 +56,7 @@ def launch(
     ints = [number for number in numbers if type(number) is int]
     types = [tensor.dtype for tensor in tensors]
     key = id(kernel), tensors[0].device, *constants.values(), *types, *ints
-    if key not in _LAUNCHES:
-        _LAUNCHES[key] = Launch(kernel, constants)
-    _LAUNCHES[key](programs, tensors, numbers)
+    found = _LAUNCHES.get(key)
+    if found is None:
+        found = _LAUNCHES[key] = Launch(kernel, constants)
+    found(programs, tensors, numbers)

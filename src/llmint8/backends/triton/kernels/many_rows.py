@@ -57,13 +57,12 @@ def many_rows_kernel(
             lo_some + some_at, lo_some, weight_low, 0, padded_p, padded_p, padded_p, rows, columns, m,
             False, False, False, True, BLOCK_M, BLOCK_N, BLOCK_P,
         )  # fmt: skip
-        extra = second_digit(c, tl.zeros_like(c))
+        d = tl.zeros_like(c)
         if RULE != NO_OUTLIERS:
             d, _ = block_sums(
                 hi_some + some_at, hi_some, weight_low, 0, padded_p, padded_p, padded_p, rows, columns, m,
                 False, False, False, True, BLOCK_M, BLOCK_N, BLOCK_P,
             )  # fmt: skip
-            extra = d.to(tl.float32) + extra
-        t = t + extra
+        t = t + second_digit(c, d)
     row_scale = tl.load(scales + first_row + rows)
     store_outputs(y, t, row_scale, absmax, bias, first_row, m, first, n, HAS_BIAS, DTYPE)
