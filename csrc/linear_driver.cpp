@@ -1,6 +1,7 @@
 #include "linear_driver.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -86,14 +87,18 @@ struct Group {
 // The digits of some columns of a row, and their sums.
 RowScale gather(const int32_t* columns, int64_t p, const int8_t* lo, const int8_t* hi, int8_t* own_lo,
                 int8_t* own_hi) {
-    RowScale sums{0.0f, 0, 0, false};
+    RowScale sums{0.0f, 0, 0, false, true};
+    int64_t lo_magnitudes = 0, hi_magnitudes = 0;
     for (int64_t i = 0; i < p; ++i) {
         own_lo[i] = lo[columns[i]];
         own_hi[i] = hi[columns[i]];
         sums.lo_sum += own_lo[i];
         sums.hi_sum += own_hi[i];
         sums.has_high |= own_hi[i] != 0;
+        lo_magnitudes += std::abs(own_lo[i]);
+        hi_magnitudes += std::abs(own_hi[i]);
     }
+    sums.joint = can_join(lo_magnitudes, hi_magnitudes);
     std::memset(own_lo + p, 0, static_cast<size_t>(padded(p) - p));
     std::memset(own_hi + p, 0, static_cast<size_t>(padded(p) - p));
     return sums;

@@ -4,7 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <type_traits>
+
+#include "interleave.h"
 
 namespace llmint8 {
 
@@ -40,64 +41,12 @@ void for_each_unit(const int8_t* digits, int64_t padded_k, int64_t unit, const V
     }
 }
 
-// Marks the words of a row that hold a non-zero digit, and counts them. Without branches, which vectorises.
-template <class Word>
-int64_t mark_words(const int8_t* digits, int64_t words, uint8_t* used) {
-    int64_t count = 0;
-    for (int64_t begin = 0; begin < words; begin += kPadding / kWordBytes) {
-        uint8_t part = 0;
-        for (int64_t w = begin; w < begin + kPadding / kWordBytes; ++w) {
-            Word word;
-            std::memcpy(&word, digits + w * static_cast<int64_t>(sizeof word), sizeof word);
-            const uint8_t nonzero = word != 0;
-            used[w] |= nonzero;
-            part += nonzero;
-        }
-        count += part;
-    }
-    return count;
-}
-
-// Digits as they are, or widened.
-template <class Digit>
-inline void copy_digits(const int8_t* from, int64_t count, Digit* to) {
-    if constexpr (std::is_same_v<Digit, int8_t>) {
-        std::memcpy(to, from, static_cast<size_t>(count));
-    } else {
-        for (int64_t i = 0; i < count; ++i) to[i] = from[i];
-    }
-}
-
 // A unit: mostly a word, whose size the compiler should know.
 template <class Digit>
 inline void copy_unit(const int8_t* from, int64_t unit, Digit* to) {
     constexpr int64_t kWord = kWordBytes / static_cast<int64_t>(sizeof(Digit));
     if (unit == kWord) return copy_digits(from, kWord, to);
     copy_digits(from, unit, to);
-}
-
-// Plain rows to groups of kDigits digits of each row in turn, with room for `room` rows. flip: what the bits
-// of each word are changed by.
-template <int kDigits, class Digit>
-void interleave_rows(const int8_t* from, int64_t rows, int64_t room, int64_t padded_k, uint32_t flip,
-                     Digit* to) {
-    if (room == 1) return copy_digits(from, padded_k, to);
-    constexpr int64_t kPiece = 256;  // digits of each row, whose groups stay in the first-level cache
-    for (int64_t begin = 0; begin < padded_k; begin += kPiece) {
-        const int64_t end = begin + kPiece < padded_k ? begin + kPiece : padded_k;
-        for (int64_t r = 0; r < rows; ++r) {
-            const int8_t* row = from + r * padded_k;
-            Digit* at = to + begin * room + r * kDigits;
-            for (int64_t i = begin; i < end; i += kDigits, at += room * kDigits) {
-                copy_digits(row + i, kDigits, at);
-                if (flip == 0) continue;
-                uint32_t word;
-                std::memcpy(&word, at, sizeof word);
-                word ^= flip;
-                std::memcpy(at, &word, sizeof word);
-            }
-        }
-    }
 }
 
 // Bytes between blocks: plain rows a power of two apart would all fall into one set of the cache.
@@ -131,118 +80,130 @@ QuantizedRows::QuantizedRows(int64_t m, int64_t k, const DigitLayout& layout)
     row_ = reinterpret_cast<Row*>(digits_ + digits + block_bytes);
 }
 
-// Which units of the rows of a block hold a high digit (used, one byte each), and the cheapest form for them.
-High QuantizedRows::choose_form(const Block& block, const int8_t* hi, uint8_t* used) {
+int64_t QuantizedRows::list_units(const int8_t* digits, uint16_t* index) const {
+    if (layout_.list_words != nullptr) return layout_.list_words(digits, padded_k_, index);
+    int64_t count = 0;
+    for_each_unit(digits, padded_k_, unit_, [&](int64_t u) { index[count++] = static_cast<uint16_t>(u); });
+    return count;
+}
+
+// Lists the units of each row of a block that hold a high digit, in the second half of what the row takes
+// from `to` on, and those of all rows (shared, as many as are returned); and chooses the cheapest form for
+// them.
+int64_t QuantizedRows::choose_form(Block& block, const int8_t* hi, uint8_t* used, uint16_t* shared,
+                                   uint8_t* to) {
+    if (layout_.own_cost >= kNever && layout_.shared_cost >= kNever) return 0;
     const int64_t units = padded_k_ / unit_;
     std::memset(used, 0, static_cast<size_t>(units));
-    int64_t total = 0, most = 0;
+    int64_t total = 0, most = 0, count = 0;
     for (int64_t r = 0; r < block.rows; ++r) {
         Row& row = row_[block.begin + r];
         if (!row.scale.has_high) continue;
-        const int8_t* digits = hi + r * padded_k_;
-        if (unit_ == 4) {
-            row.units.count = mark_words<uint32_t>(digits, units, used);
-        } else if (unit_ == 2) {
-            row.units.count = mark_words<uint16_t>(digits, units, used);
-        } else {
-            for_each_unit(digits, padded_k_, unit_, [&](int64_t u) { used[u] = 1, ++row.units.count; });
-        }
+        auto* index = reinterpret_cast<uint16_t*>(to + r * row_bytes() + row_bytes() / 2);
+        row.units = {to + r * row_bytes(), index, list_units(hi + r * padded_k_, index)};
+        for (int64_t i = 0; i < row.units.count; ++i) used[index[i]] = 1;
         total += row.units.count;
         most = std::max(most, row.units.count);
     }
-    const int64_t shared = std::count(used, used + units, 1);
-    const double shared_cost = layout_.shared_cost * static_cast<double>(block.rows * shared);
+    for (int64_t u = 0; u < units; ++u) {
+        shared[count] = static_cast<uint16_t>(u);
+        count += used[u];
+    }
+    const double shared_cost = layout_.shared_cost * static_cast<double>(block.rows * count);
     const double own_cost = layout_.own_cost * static_cast<double>(total);
     double cost = static_cast<double>(block.rows * ((k_ + unit_ - 1) / unit_));
-    High form = High::kWhole;
     // A list and its digits must also fit where the whole row would lie.
-    if (block.rows > 1 && 4 * round_up(shared, units_per_group()) <= 3 * units && shared_cost < cost)
-        form = High::kShared, cost = shared_cost;
-    if (2 * most <= units && own_cost < cost) form = High::kOwn;
-    return form;
+    if (block.rows > 1 && 4 * round_up(count, units_per_group()) <= 3 * units && shared_cost < cost)
+        block.high = High::kShared, cost = shared_cost;
+    if (2 * most <= units && own_cost < cost) block.high = High::kOwn;
+    return count;
 }
 
 template <class Digit>
-void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* used, uint8_t* to) {
-    const int64_t units = padded_k_ / unit_, unit_bytes = unit_ * static_cast<int64_t>(sizeof(Digit));
-    block.high = layout_.lanes > 0 ? High::kWhole : choose_form(block, hi, used);
+void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to) {
+    auto* shared = reinterpret_cast<uint16_t*>(scratch + padded_k_);
+    const int64_t count = choose_form(block, hi, scratch, shared, to);
     if (block.high == High::kWhole) {
-        block.units = {to, nullptr, units};
+        block.units = {to, nullptr, padded_k_ / unit_};
         interleave(hi, block.rows, reinterpret_cast<Digit*>(to));
     } else if (block.high == High::kShared) {
-        const int64_t shared = std::count(used, used + units, 1), per_group = units_per_group();
-        const int64_t groups = round_up(shared, per_group) / per_group, group = per_group * unit_;
+        const int64_t per_group = units_per_group(), groups = round_up(count, per_group) / per_group;
+        const int64_t group = per_group * unit_;
         auto* digits = reinterpret_cast<Digit*>(to);
         auto* index = reinterpret_cast<uint16_t*>(to + groups * block.rows * layout_.group_bytes);
-        block.units = {digits, index, shared};
-        if (groups * per_group > shared) {
+        block.units = {digits, index, count};
+        if (groups * per_group > count) {
             std::memset(digits + (groups - 1) * block.rows * group, 0,
                         static_cast<size_t>(block.rows * layout_.group_bytes));
         }
-        int64_t count = 0;
-        for (int64_t u = 0; u < units; ++u) {
-            if (used[u] == 0) continue;
-            Digit* at = digits + count / per_group * block.rows * group + count % per_group * unit_;
+        for (int64_t i = 0; i < count; ++i) {
+            Digit* at = digits + i / per_group * block.rows * group + i % per_group * unit_;
             for (int64_t r = 0; r < block.rows; ++r) {
-                copy_unit(hi + r * padded_k_ + u * unit_, unit_, at + r * group);
+                copy_unit(hi + r * padded_k_ + shared[i] * unit_, unit_, at + r * group);
             }
-            index[count++] = static_cast<uint16_t>(u);
+            index[i] = shared[i];
         }
     } else {
-        for (int64_t r = 0; r < block.rows; ++r, to += units * unit_bytes) {
-            HighUnits& own = row_[block.begin + r].units;
-            auto* digits = reinterpret_cast<Digit*>(to);
-            auto* index = reinterpret_cast<uint16_t*>(to + own.count * unit_bytes);
-            own.digits = digits, own.index = index;
-            if (own.count == 0) continue;
-            const int8_t* row = hi + r * padded_k_;
-            for_each_unit(row, padded_k_, unit_, [&](int64_t u) {
-                *index++ = static_cast<uint16_t>(u);
-                copy_unit(row + u * unit_, unit_, digits);
-                digits += unit_;
-            });
+        for (int64_t r = 0; r < block.rows; ++r) {
+            const HighUnits& own = row_[block.begin + r].units;
+            auto* digits = reinterpret_cast<Digit*>(to + r * row_bytes());
+            for (int64_t i = 0; i < own.count; ++i) {
+                copy_unit(hi + r * padded_k_ + own.index[i] * unit_, unit_, digits + i * unit_);
+            }
         }
     }
 }
 
 template <class Digit>
 void QuantizedRows::interleave(const int8_t* from, int64_t rows, Digit* to) const {
-    constexpr int kWord = kWordBytes / sizeof(Digit), kRow = kPadding / sizeof(Digit);
-    const uint32_t flip = layout_.lanes > 0 ? 0x80808080u : 0;
-    if (layout_.group_bytes == kWordBytes) {
-        interleave_rows<kWord>(from, rows, room(rows), padded_k_, flip, to);
+    const int64_t stride = room(rows);
+    if (stride == 1) {
+        copy_digits(from, padded_k_, to);
+    } else if (layout_.group_bytes == kWordBytes) {
+        interleave_words(from, rows, stride, padded_k_, layout_.lanes > 0 ? 0x80808080u : 0, to);
     } else {
-        interleave_rows<kRow>(from, rows, room(rows), padded_k_, flip, to);
+        interleave_groups(from, rows, stride, padded_k_, to);
     }
 }
 
 template <class Digit>
-void QuantizedRows::store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used,
+void QuantizedRows::store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* scratch,
                                  uint8_t* low, uint8_t* high) {
     block.lo = low;
     interleave(lo, block.rows, reinterpret_cast<Digit*>(low));
-    if (block.high == High::kNone || (layout_.lanes > 0 && store_slots(block, hi, used, high))) return;
-    store_high<Digit>(block, hi, used, high);
+    if (block.high == High::kNone ||
+        (layout_.lanes > 0 && layout_.store_slots(*this, hi, scratch, high, block)))
+        return;
+    store_high<Digit>(block, hi, scratch, high);
+}
+
+uint8_t* QuantizedRows::low(int64_t b) const {
+    const int64_t before = layout_.lanes > 0 ? b * layout_.lanes : 2 * block_begin(b);
+    return digits_ + before * row_bytes() + b * kSkew;
+}
+
+uint8_t* QuantizedRows::high(int64_t b) const {
+    const int64_t bytes = room(block_rows(b)) * row_bytes();
+    return low(b) + (layout_.lanes > 0 ? blocks_ * (bytes + kSkew) : bytes);
 }
 
 void QuantizedRows::store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales,
                           uint8_t* scratch) {
     Block& block = block_[b];
     block = {block_begin(b), block_rows(b), nullptr, High::kNone, {}};
+    bool joint = layout_.joins;
     for (int64_t r = 0; r < block.rows; ++r) {
         row_[block.begin + r] = {scales[r], {}};
-        if (scales[r].has_high) block.high = High::kOwn;
+        joint = joint && scales[r].joint;
+        if (scales[r].has_high) block.high = High::kWhole;  // or another form
     }
-    const int64_t row_bytes = padded_k_ * layout_.digit_bytes, rows = room(block.rows);
-    // Blocks in lanes are read side by side: their low digits lie next to each other.
-    const bool together = layout_.lanes > 0;
-    uint8_t* low = digits_ + (together ? b * rows : 2 * block.begin) * row_bytes + b * kSkew;
-    uint8_t* high = low + (together ? blocks_ * (rows * row_bytes + kSkew) : rows * row_bytes);
     if (layout_.digit_bytes == 1) {
-        store_digits<int8_t>(block, lo, hi, scratch, low, high);
+        store_digits<int8_t>(block, lo, hi, scratch, low(b), high(b));
     } else {
-        store_digits<int16_t>(block, lo, hi, scratch, low, high);
+        store_digits<int16_t>(block, lo, hi, scratch, low(b), high(b));
     }
+    joint = joint && (block.high != High::kWhole || layout_.rows_per_block == 1);
+    for (int64_t r = 0; r < block.rows; ++r) row_[block.begin + r].scale.joint = joint;
 }
 
 }  // namespace llmint8

@@ -24,6 +24,7 @@ namespace llmint8 {
 constexpr int64_t kWordBytes = 4;       // the digits that a dot-product instruction multiplies and sums
 constexpr int64_t kSlotWindow = 128;    // digits of k that the places of a slot point into
 constexpr uint16_t kOnePlace = 0x8000;  // of a slot: all its rows have the same, which is a whole word of k
+constexpr double kNever = 1e9;          // a cost that nothing is worth
 constexpr int64_t kPadding = 64;        // rows are padded with zero digits to a multiple of this
 constexpr int64_t kMaxK = 131072;       // 128 * 127 * K must fit int32
 
@@ -45,7 +46,19 @@ struct RowScale {
     int32_t lo_sum;  // sums of the digits, by which unsigned-by-signed kernels undo their offset
     int32_t hi_sum;
     bool has_high;
+    // The sums of both digits may be one int32, low + 256 * high: the epilogue would round them to the same
+    // float. Of a row that was stored: they are.
+    bool joint;
 };
+
+// Whether they may, given the sums of the magnitudes of the digits: codes are at most 128, floats hold
+// integers up to 2^24, and 128 * 65000 * 256 + 2^24 < 2^31.
+static constexpr bool can_join(int64_t lo_magnitudes, int64_t hi_magnitudes) {
+    return lo_magnitudes <= (1 << 24) / 128 && hi_magnitudes <= 65000;
+}
+
+class QuantizedRows;
+struct Block;
 
 // What a kernel asks of the digits.
 struct DigitLayout {
@@ -55,9 +68,16 @@ struct DigitLayout {
     int64_t group_bytes;  // bytes of a row in a group: a word, or as many as rows are padded to
     // What a high unit costs the kernel, in those of the dense product: listed for a block or for a row.
     double shared_cost, own_cost;
+    // Which words of `count` int8 digits are not zero; null: no faster way than any unit's. Index has room
+    // for all.
+    int64_t (*list_words)(const int8_t* digits, int64_t count, uint16_t* index) = nullptr;
+    bool joins = false;  // it adds joint sums up, but for those of a block whose high digits are whole
     // Rows in the lanes of a register, a block of them: a whole block takes the room of so many, its digits
     // are stored as unsigned bytes, 128 more, and the listed ones in slots. 0: none of this.
     int64_t lanes = 0;
+    // For lanes: high digits of a block, hi, to slots, if these cost less. scratch: 2 * padded_k bytes.
+    bool (*store_slots)(const QuantizedRows& rows, const int8_t* hi, uint8_t* scratch, uint8_t* to,
+                        Block& block) = nullptr;
 };
 
 // Units that hold a non-zero high digit: their digits ([unit][row] of the block or row), and which they are.
@@ -112,17 +132,21 @@ class QuantizedRows {
   private:
     // Rows whose room a block takes.
     int64_t room(int64_t rows) const { return layout_.lanes > 0 ? layout_.lanes : rows; }
+    int64_t row_bytes() const { return padded_k_ * layout_.digit_bytes; }
+    // Digits of a block. In lanes blocks are read side by side: their low digits lie next to each other.
+    uint8_t* low(int64_t b) const;
+    uint8_t* high(int64_t b) const;
     int64_t units_per_group() const { return layout_.group_bytes / kWordBytes; }
 
     template <class Digit>
     void interleave(const int8_t* from, int64_t rows, Digit* to) const;
     template <class Digit>
-    void store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* used, uint8_t* low,
+    void store_digits(Block& block, const int8_t* lo, const int8_t* hi, uint8_t* scratch, uint8_t* low,
                       uint8_t* high);
     template <class Digit>
-    void store_high(Block& block, const int8_t* hi, uint8_t* used, uint8_t* to);
-    High choose_form(const Block& block, const int8_t* hi, uint8_t* used);
-    bool store_slots(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to) const;
+    void store_high(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to);
+    int64_t choose_form(Block& block, const int8_t* hi, uint8_t* used, uint16_t* shared, uint8_t* to);
+    int64_t list_units(const int8_t* digits, uint16_t* index) const;
 
     DigitLayout layout_;
     int64_t m_, k_, padded_k_, blocks_;

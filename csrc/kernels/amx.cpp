@@ -69,19 +69,19 @@ struct Amx : Avx512Vnni {
     static constexpr int64_t kPatientBlocks = 8;  // with fewer, products would wait for memory
     static constexpr int64_t kFewRows = 1;
 
-    // Direct rows have their high digits whole, unless all are zero. Else a listed word of a block must be
+    // Direct rows have their high digits whole. Else a listed word of a block must be
     // copied from the panel, and one of a row takes two instructions where the dense product shares one among
     // sixteen rows and words.
     static DigitLayout layout(int64_t m) {
         if (m <= kFewRows) return Avx512Vnni::layout(m);
-        if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, 1e9, 1e9};
-        return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 40.0};
+        if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, kNever, kNever};
+        return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 40.0, list_words};
     }
 
-    // In pieces of k: those of the rows stay in the first-level cache while the panels pass.
+    // No joint sums. In pieces of k: those of the rows stay in the first-level cache while the panels pass.
     template <class Sums>
     static void block(Tiles& tiles, int64_t rows, const uint8_t* panels, int64_t stride, int64_t count,
-                      const void* digits, int64_t words, const Sums& sums_of) {
+                      const HighUnits*, const void* digits, int64_t words, const Sums& sums_of) {
         tiles.shape(rows, kTileRows);
         const TileRows a = rows_of(digits, rows, tiles.upper());
         finish_writing(panels);
@@ -183,11 +183,7 @@ void direct_sums(Tiles& tiles, const Product& product, int64_t b, int64_t begin,
     alignas(64) int32_t low[Amx::kColumns][kTileRows], high_sums[Amx::kColumns][kTileRows];
     tiles.store(low[0], high ? high_sums[0] : nullptr, kTileRows);
     transpose_sums(low, sums.low);
-    if (high) {
-        transpose_sums(high_sums, sums.high);
-    } else if (block.high != High::kNone) {  // an empty list: outliers that all round to one digit
-        std::memset(sums.high, 0, sizeof sums.high);
-    }
+    if (high) transpose_sums(high_sums, sums.high);
 }
 
 void direct_rows(const LinearCall& call, int64_t begin, int64_t end) {

@@ -92,9 +92,7 @@ struct Avx2 : WordBlocks<Avx2> {
     template <int kRows>
     static void dot(const DotColumns<Avx2>& w, const DotRow<Avx2>* row, int64_t k, int64_t at) {
         __m256i acc[kRows][4];
-        for (auto& sums : acc) {
-            for (auto& sum : sums) sum = _mm256_setzero_si256();
-        }
+        set_zero(acc);
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
             if (k < kShortRow) {  // requests would cost more than they save
@@ -118,7 +116,7 @@ struct Avx2 : WordBlocks<Avx2> {
 
     static void dot_units(const DotColumns<Avx2>& w, const HighUnits& units, int32_t* sums) {
         __m256i acc[1][4];
-        for (auto& sum : acc[0]) sum = _mm256_setzero_si256();
+        set_zero(acc);
         const int16_t* digits = static_cast<const int16_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u) {
             const int64_t i = units.index[u] * kUnit;
@@ -145,10 +143,18 @@ struct Avx2 : WordBlocks<Avx2> {
     }
 
     template <int kRows>
-    static void tile(const int16_t* panel, const int16_t* lo, int64_t words, int32_t (*sums)[kColumns],
-                     Ahead& ahead) {
+    static void tile(const int16_t* panel, const HighUnits* first, const int16_t* lo, int64_t words,
+                     int32_t (*sums)[kColumns], Ahead& ahead) {
         __m256i acc[kRows][2];
-        for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
+        set_zero(acc);
+        if (first != nullptr) {
+            add_units(panel, *first, acc);
+#pragma GCC unroll 5
+            for (int r = 0; r < kRows; ++r) {
+                acc[r][0] = _mm256_slli_epi32(acc[r][0], 8);
+                acc[r][1] = _mm256_slli_epi32(acc[r][1], 8);
+            }
+        }
         for (int64_t w = 0; w < words; ++w, panel += 2 * kColumns, lo += 2 * kRows) {
             ahead.step();
             tile_step<kRows>(acc, panel, lo);
@@ -159,12 +165,25 @@ struct Avx2 : WordBlocks<Avx2> {
     template <int kRows>
     static void tile_units(const int16_t* panel, const HighUnits& units, int32_t (*sums)[kColumns]) {
         __m256i acc[kRows][2];
-        for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
-        const int16_t* digits = static_cast<const int16_t*>(units.digits);
+        set_zero(acc);
+        add_units(panel, units, acc);
+        store_tile<kRows>(acc, sums);
+    }
+
+    template <int kRows>
+    LLMINT8_INLINE static void add_units(const int16_t* panel, const HighUnits& units,
+                                         __m256i (&acc)[kRows][2]) {
+        const auto* digits = static_cast<const int16_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u, digits += 2 * kRows) {
             tile_step<kRows>(acc, panel + units.index[u] * (2 * kColumns), digits);
         }
-        store_tile<kRows>(acc, sums);
+    }
+
+    template <int kRows, int kSums>
+    LLMINT8_INLINE static void set_zero(__m256i (&acc)[kRows][kSums]) {
+        for (auto& row : acc) {
+            for (auto& sum : row) sum = _mm256_setzero_si256();
+        }
     }
 
     // A word of kRows rows times that word of the 16 columns.

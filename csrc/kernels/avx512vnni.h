@@ -3,79 +3,11 @@
 // undoes.
 #pragma once
 
-#if defined(LLMINT8_EMULATE_AVX512)
-#define SIMDE_ENABLE_NATIVE_ALIASES  // the same source on any CPU, for tests
-#include <simde/x86/avx2.h>
-#include <simde/x86/avx512.h>
-#else
-#include <immintrin.h>
-#endif
-
+#include "kernels/avx512_registers.h"
 #include "kernels/regimes.h"
 
 namespace llmint8 {
 namespace {
-
-inline __m512i to_unsigned(__m512i codes) {
-    return _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(0x80)));
-}
-
-// The first `bytes` of 64, or all if there are more; zeros behind.
-inline __m512i load_part(const int8_t* from, int64_t bytes) {
-    if (bytes >= 64) return _mm512_loadu_si512(from);
-    int8_t part[64] = {};
-    if (bytes > 0) std::memcpy(part, from, static_cast<size_t>(bytes));
-    return _mm512_loadu_si512(part);
-}
-
-// 64 codes of a weight that ends at `end`; past it, what the zero digits there cancel.
-inline __m512i load_codes(const int8_t* from, const int8_t* end) {
-    return to_unsigned(load_part(from, end - from));
-}
-
-// Four registers of 16 partial sums to four sums.
-inline void store_sums(__m512i a, __m512i b, __m512i c, __m512i d, int32_t* sums) {
-    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), four);
-}
-
-// The four digits of a word, for all columns.
-inline __m512i broadcast_word(const int8_t* digits) {
-    int32_t four;
-    std::memcpy(&four, digits, sizeof four);
-    return _mm512_set1_epi32(four);
-}
-
-// 16 rows of 16 int32 to 16 columns, in place.
-inline void transpose(__m512i (&v)[16]) {
-    __m512i t[16];
-    for (int i = 0; i < 8; ++i) {
-        t[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; ++i) {
-        for (int j = 0; j < 2; ++j) {
-            v[4 * i + 2 * j] = _mm512_unpacklo_epi64(t[4 * i + j], t[4 * i + 2 + j]);
-            v[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(t[4 * i + j], t[4 * i + 2 + j]);
-        }
-    }
-    for (int j = 0; j < 4; ++j) {
-        t[j] = _mm512_shuffle_i32x4(v[j], v[4 + j], 0x88);
-        t[4 + j] = _mm512_shuffle_i32x4(v[j], v[4 + j], 0xdd);
-        t[8 + j] = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0x88);
-        t[12 + j] = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0xdd);
-    }
-    for (int j = 0; j < 4; ++j) {
-        v[j] = _mm512_shuffle_i32x4(t[j], t[8 + j], 0x88);
-        v[4 + j] = _mm512_shuffle_i32x4(t[4 + j], t[12 + j], 0x88);
-        v[8 + j] = _mm512_shuffle_i32x4(t[j], t[8 + j], 0xdd);
-        v[12 + j] = _mm512_shuffle_i32x4(t[4 + j], t[12 + j], 0xdd);
-    }
-}
 
 struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     using Digit = int8_t;
@@ -85,9 +17,30 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     static constexpr int kDotRows = 4;     // 16 accumulators, 4 weight registers, 1 of digits
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
     static constexpr int64_t kUnit = 64;
-    static constexpr int64_t kIdleRows = 4;
     static constexpr int64_t kFewRows = 8;
+    static constexpr int64_t kIdleRows = 2;
     static constexpr int32_t kOffset = 128;
+    static constexpr bool kHighFirst = true;
+
+    static DigitLayout layout(int64_t m) {
+        DigitLayout layout = WordBlocks::layout(m);
+        layout.list_words = list_words;
+        return layout;
+    }
+
+    static int64_t list_words(const int8_t* digits, int64_t count, uint16_t* index) {
+        const __m512i step = _mm512_set1_epi32(16);
+        __m512i words = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        const uint16_t* const begin = index;
+        for (int64_t i = 0; i < count; i += 64, words = _mm512_add_epi32(words, step)) {
+            const __m512i some = _mm512_loadu_si512(digits + i);
+            const uint16_t nonzero = _mm512_test_epi32_mask(some, some);
+            const __m512i listed = _mm512_maskz_compress_epi32(nonzero, words);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(index), _mm512_cvtsepi32_epi16(listed));
+            index += __builtin_popcount(nonzero);
+        }
+        return index - begin;
+    }
 
     // 64 digits of kRows rows, times the same codes of the four columns.
     template <int kRows, class Digits, class Codes>
@@ -114,6 +67,25 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
             for (int c = 0; c < kDotColumns; ++c) acc[r][c] = _mm512_setzero_si512();
         }
         const int64_t whole = k / 64 * 64;
+        if (row[0].first != nullptr) {
+            for (int64_t from = 0; from < k; from += 64 * 64) {
+                for (uint64_t steps = row[0].steps[from / (64 * 64)]; steps != 0; steps &= steps - 1) {
+                    const int64_t i = from + 64 * __builtin_ctzll(steps);
+                    w.stream_next(i, k);
+                    dot_step<kRows>(
+                        acc, [&](int r) { return _mm512_load_si512(row[r].first + i); },
+                        [&](int c) {
+                            return i < whole ? to_unsigned(_mm512_loadu_si512(w.at[c] + i))
+                                             : load_codes(w.at[c] + i, w.end);
+                        });
+                }
+            }
+#pragma GCC unroll 4
+            for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+                for (int c = 0; c < kDotColumns; ++c) acc[r][c] = _mm512_slli_epi32(acc[r][c], 8);
+            }
+        }
         for (int64_t i = 0; i < whole; i += 64) {
             w.stream_next(i, k);
             dot_step<kRows>(
@@ -129,18 +101,6 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
         for (int r = 0; r < kRows; ++r) {
             store_sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3], row[r].sums + at);
         }
-    }
-
-    static void dot_units(const DotColumns<Avx512Vnni>& w, const HighUnits& units, int32_t* sums) {
-        __m512i acc[1][kDotColumns];
-        for (auto& sum : acc[0]) sum = _mm512_setzero_si512();
-        const int8_t* digits = static_cast<const int8_t*>(units.digits);
-        for (int64_t u = 0; u < units.count; ++u) {
-            dot_step<1>(
-                acc, [&](int) { return _mm512_load_si512(digits + u * kUnit); },
-                [&](int c) { return load_codes(w.at[c] + units.index[u] * kUnit, w.end); });
-        }
-        store_sums(acc[0][0], acc[0][1], acc[0][2], acc[0][3], sums);
     }
 
     // Weight rows [begin, end) to a panel [padded_k / 4][32][4], unsigned.
@@ -170,10 +130,18 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     }
 
     template <int kRows>
-    static void tile(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns],
-                     Ahead& ahead) {
+    KEEP_SUMS_IN_REGISTERS static void tile(const uint8_t* panel, const HighUnits* first, const int8_t* lo,
+                                            int64_t words, int32_t (*sums)[kColumns], Ahead& ahead) {
         __m512i acc[kRows][2];
-        for (auto& row : acc) row[0] = row[1] = _mm512_setzero_si512();
+        set_zero(acc);
+        if (first != nullptr) {
+            add_units(panel, *first, acc);
+#pragma GCC unroll 12
+            for (int r = 0; r < kRows; ++r) {
+                acc[r][0] = _mm512_slli_epi32(acc[r][0], 8);
+                acc[r][1] = _mm512_slli_epi32(acc[r][1], 8);
+            }
+        }
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
             ahead.step();
             tile_step<kRows>(acc, panel, lo);
@@ -182,27 +150,38 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     }
 
     template <int kRows>
-    static void tile_units(const uint8_t* panel, const HighUnits& units, int32_t (*sums)[kColumns]) {
-        constexpr int kChains = kRows == 1 ? 2 : 1;  // a single chain would wait for its own latency
-        __m512i acc[kChains][kRows][2];
-        for (auto& chain : acc) {
-            for (auto& row : chain) row[0] = row[1] = _mm512_setzero_si512();
-        }
-        const int8_t* digits = static_cast<const int8_t*>(units.digits);
-        for (int64_t u = 0; u < units.count; u += kChains) {
-#pragma GCC unroll 2
-            for (int chain = 0; chain < kChains; ++chain, digits += kWordBytes * kRows) {
-                if (u + chain == units.count) break;
-                tile_step<kRows>(acc[chain], panel + units.index[u + chain] * (kWordBytes * kColumns),
-                                 digits);
+    KEEP_SUMS_IN_REGISTERS static void tile_units(const uint8_t* panel, const HighUnits& units,
+                                                  int32_t (*sums)[kColumns]) {
+        __m512i acc[kRows][2];
+        set_zero(acc);
+        add_units(panel, units, acc);
+        store_tile<kRows>(acc, sums);
+    }
+
+    // A row alone runs two chains of sums, or it would wait for the latency of each.
+    template <int kRows>
+    LLMINT8_INLINE static void add_units(const uint8_t* panel, const HighUnits& units,
+                                         __m512i (&acc)[kRows][2]) {
+        const auto* digits = static_cast<const int8_t*>(units.digits);
+        const auto word = [&](int64_t u) { return panel + units.index[u] * (kWordBytes * kColumns); };
+        int64_t u = 0;
+        if constexpr (kRows == 1) {
+            __m512i second[1][2];
+            set_zero(second);
+            for (; u + 2 <= units.count; u += 2, digits += 2 * kWordBytes) {
+                tile_step<1>(acc, word(u), digits);
+                tile_step<1>(second, word(u + 1), digits + kWordBytes);
             }
+            acc[0][0] = _mm512_add_epi32(acc[0][0], second[0][0]);
+            acc[0][1] = _mm512_add_epi32(acc[0][1], second[0][1]);
         }
-        for (int chain = 1; chain < kChains; ++chain) {
-            for (int half = 0; half < 2; ++half) {
-                acc[0][0][half] = _mm512_add_epi32(acc[0][0][half], acc[chain][0][half]);
-            }
-        }
-        store_tile<kRows>(acc[0], sums);
+        for (; u < units.count; ++u, digits += kWordBytes * kRows) tile_step<kRows>(acc, word(u), digits);
+    }
+
+    template <int kRows>
+    LLMINT8_INLINE static void set_zero(__m512i (&acc)[kRows][2]) {
+#pragma GCC unroll 12
+        for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
     }
 
     // A word of kRows rows times that word of the 32 columns.

@@ -107,9 +107,7 @@ struct AvxVnni : WordBlocks<AvxVnni> {
     template <int kRows>
     static void dot(const DotColumns<AvxVnni>& w, const DotRow<AvxVnni>* row, int64_t k, int64_t at) {
         __m256i acc[kRows][4];
-        for (auto& sums : acc) {
-            for (auto& sum : sums) sum = _mm256_setzero_si256();
-        }
+        set_zero(acc);
         int64_t i = 0;
         for (; i + 64 <= k; i += 64) {
             w.stream_next(i, k);
@@ -129,7 +127,7 @@ struct AvxVnni : WordBlocks<AvxVnni> {
 
     static void dot_units(const DotColumns<AvxVnni>& w, const HighUnits& units, int32_t* sums) {
         __m256i acc[1][4];
-        for (auto& sum : acc[0]) sum = _mm256_setzero_si256();
+        set_zero(acc);
         const int8_t* digits = static_cast<const int8_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u) {
             dot_step<1>(
@@ -158,10 +156,18 @@ struct AvxVnni : WordBlocks<AvxVnni> {
     }
 
     template <int kRows>
-    static void tile(const uint8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns],
-                     Ahead& ahead) {
+    static void tile(const uint8_t* panel, const HighUnits* first, const int8_t* lo, int64_t words,
+                     int32_t (*sums)[kColumns], Ahead& ahead) {
         __m256i acc[kRows][2];
-        for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
+        set_zero(acc);
+        if (first != nullptr) {
+            add_units(panel, *first, acc);
+#pragma GCC unroll 6
+            for (int r = 0; r < kRows; ++r) {
+                acc[r][0] = _mm256_slli_epi32(acc[r][0], 8);
+                acc[r][1] = _mm256_slli_epi32(acc[r][1], 8);
+            }
+        }
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
             ahead.step();
             tile_step<kRows>(acc, panel, lo);
@@ -172,12 +178,25 @@ struct AvxVnni : WordBlocks<AvxVnni> {
     template <int kRows>
     static void tile_units(const uint8_t* panel, const HighUnits& units, int32_t (*sums)[kColumns]) {
         __m256i acc[kRows][2];
-        for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
-        const int8_t* digits = static_cast<const int8_t*>(units.digits);
+        set_zero(acc);
+        add_units(panel, units, acc);
+        store_tile<kRows>(acc, sums);
+    }
+
+    template <int kRows>
+    LLMINT8_INLINE static void add_units(const uint8_t* panel, const HighUnits& units,
+                                         __m256i (&acc)[kRows][2]) {
+        const auto* digits = static_cast<const int8_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u, digits += kWordBytes * kRows) {
             tile_step<kRows>(acc, panel + units.index[u] * (kWordBytes * kColumns), digits);
         }
-        store_tile<kRows>(acc, sums);
+    }
+
+    template <int kRows, int kSums>
+    LLMINT8_INLINE static void set_zero(__m256i (&acc)[kRows][kSums]) {
+        for (auto& row : acc) {
+            for (auto& sum : row) sum = _mm256_setzero_si256();
+        }
     }
 
     // A word of kRows rows times that word of the 16 columns.

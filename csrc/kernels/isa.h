@@ -6,8 +6,10 @@
 //   kUnit                      digits that a dot product loads at once; divides 64
 //   kFewRows                   up to here packing a panel costs more than it saves
 //   kOffset                    what was added to every weight; the row's digit sum undoes it
+//   kHighFirst                 dot products begin with the high digits of joint rows
+//   kIdleRows                  so few of a long weight leave out no zeros: memory is slower if read with gaps
 //   dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows
-//   dot_units(columns, units, sums)          the same for the listed units of one row
+//   dot_units(columns, units, sums)          the same for the listed units of one row; unless kHighFirst
 //   pack_panel(product, begin, end, panel)   weight rows [begin, end), repeated to kColumns
 //   tile_units<1>(panel, units, sums)        sums[0][0 .. kColumns) of the listed words of one row
 // and how it multiplies a block of rows, as WordBlocks says.
@@ -35,11 +37,14 @@ using Digit = typename Isa::Digit;
 template <class Isa>
 using DotColumns = WeightRows<Isa::kDotColumns>;
 
-// Digits of a plain row, low or high, and where their sums go.
+// Digits of a plain row, low or high, and where their sums go. first: null, or high digits that count 256
+// times; steps: those 64 digits of them where a row that passes together has any, a bit each.
 template <class Digit>
 struct RowSums {
     const Digit* digits;
     int32_t* sums;
+    const Digit* first = nullptr;
+    const uint64_t* steps = nullptr;
 };
 
 template <class Isa>
@@ -58,12 +63,13 @@ struct Rows {
         }
     }
 
-    static void tile(int64_t rows, const typename Isa::Panel* panel, const void* digits, int64_t words,
-                     Sums sums, Ahead& ahead) {
+    static void tile(int64_t rows, const typename Isa::Panel* panel, const HighUnits* first,
+                     const void* digits, int64_t words, Sums sums, Ahead& ahead) {
         if (rows == kRows) {
-            Isa::template tile<kRows>(panel, static_cast<const Digit<Isa>*>(digits), words, sums, ahead);
+            Isa::template tile<kRows>(panel, first, static_cast<const Digit<Isa>*>(digits), words, sums,
+                                      ahead);
         } else {
-            Rows<Isa, kRows - 1>::tile(rows, panel, digits, words, sums, ahead);
+            Rows<Isa, kRows - 1>::tile(rows, panel, first, digits, words, sums, ahead);
         }
     }
 
@@ -82,25 +88,35 @@ struct Rows<Isa, 0> {
     using Sums = int32_t (*)[Isa::kColumns];
 
     static void dot(int64_t, const DotColumns<Isa>&, const DotRow<Isa>*, int64_t, int64_t) {}
-    static void tile(int64_t, const typename Isa::Panel*, const void*, int64_t, Sums, Ahead&) {}
+    static void tile(int64_t, const typename Isa::Panel*, const HighUnits*, const void*, int64_t, Sums,
+                     Ahead&) {}
     static void tile_units(int64_t, const typename Isa::Panel*, const HighUnits&, Sums) {}
 };
 
 // The base of an Isa that multiplies a block of R rows word by word, with more members:
-//   tile<R>(panel, digits, words, sums, ahead)
-//                                            sums[r][0 .. kColumns) of an interleaved block of R rows
-//   tile_units<R>(panel, units, sums)        the same for the listed words
+//   tile<R>(panel, first, digits, words, sums, ahead)
+//                                            sums[r][0 .. kColumns) of an interleaved block of R rows; first:
+//                                            null, or listed words that count 256 times
+//   tile_units<R>(panel, units, sums)        the same for the listed words alone
 template <class Isa>
 struct WordBlocks {
     static constexpr int kPanels = 1;             // panels that stay in the cache while all rows pass
     static constexpr int64_t kPatientBlocks = 1;  // as many give the next weights time to come from memory
-    static constexpr int64_t kIdleRows = 0;       // up to here products wait for memory
+    static constexpr bool kHighFirst = false;
+    static constexpr int64_t kIdleRows = 0;
 
-    // Listed words of a block share the loads of the weight; a row has them for itself and waits for them. A
-    // few rows wait for memory, and have time for all their high digits.
+    // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.
     static DigitLayout layout(int64_t m) {
-        return {m <= Isa::kFewRows ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, 1.15,
-                m <= Isa::kIdleRows ? 1e9 : 2.5};
+        const bool plain = m <= Isa::kFewRows;
+        DigitLayout layout{plain ? 1 : Isa::kMaxRows,
+                           sizeof(Digit<Isa>),
+                           Isa::kUnit,
+                           kWordBytes,
+                           1.15,
+                           plain && Isa::kHighFirst ? kNever : 2.5};
+        if (plain) layout.shared_cost = kNever;
+        layout.joins = Isa::kHighFirst || !plain;
+        return layout;
     }
 
     // What a thread sets up for the blocks of a call. It is told where the next block's digits and the next
@@ -115,12 +131,13 @@ struct WordBlocks {
         Ahead weight;  // a little with each word
     };
 
-    // All sums of a block with `count` panels, `stride` elements from one to the next.
+    // All sums of a block with `count` panels, `stride` elements from one to the next. first: as for a tile.
     template <class Panel, class Sums>
     static void block(Unit& unit, int64_t rows, const Panel* panels, int64_t stride, int64_t count,
-                      const void* digits, int64_t words, const Sums& sums_of) {
+                      const HighUnits* first, const void* digits, int64_t words, const Sums& sums_of) {
         for (int64_t i = 0; i < count; ++i) {
-            Rows<Isa, Isa::kMaxRows>::tile(rows, panels + i * stride, digits, words, sums_of(i), unit.weight);
+            Rows<Isa, Isa::kMaxRows>::tile(rows, panels + i * stride, first, digits, words, sums_of(i),
+                                           unit.weight);
         }
     }
 
@@ -136,8 +153,9 @@ template <class Isa, int kRows>
 struct TileSums {
     // Those of one row, for the epilogue.
     DigitSums take(int64_t r, const RowScale& scale) const {
-        return {low[r], scale.has_high ? high[r] : nullptr, Isa::kOffset * scale.lo_sum,
-                Isa::kOffset * scale.hi_sum};
+        const int32_t low_offset = Isa::kOffset * scale.lo_sum, high_offset = Isa::kOffset * scale.hi_sum;
+        if (scale.joint) return {low[r], nullptr, low_offset + 256 * high_offset, 0};
+        return {low[r], scale.has_high ? high[r] : nullptr, low_offset, high_offset};
     }
 
     alignas(64) int32_t low[kRows][Isa::kColumns], high[kRows][Isa::kColumns];

@@ -1,14 +1,11 @@
 // The microkernels of rows that lie in the lanes of a register (rows_in_lanes.h).
 #pragma once
 
-#include "kernels/avx512vnni.h"
+#include "kernels/lane_slots.h"
 
 namespace llmint8 {
 namespace {
 
-constexpr int kLanes = 16;
-constexpr int64_t kLaneBytes =
-    kLanes * kWordBytes;        // a word of each row; a slot has such words and their places
 constexpr int kMostBlocks = 4;  // of 16 rows, which share a broadcast
 constexpr int kColumns = Avx512Vnni::kColumns;
 
@@ -23,7 +20,8 @@ constexpr int tile_columns(int blocks) {
 }
 
 DigitLayout lanes_layout() {
-    return {kLanes, 1, Avx512Vnni::kUnit, kWordBytes, 0, 0, kLanes};  // without lists
+    return {kLanes, 1,      Avx512Vnni::kUnit, kWordBytes, kNever, kNever, nullptr,
+            true,   kLanes, store_slots};  // without lists
 }
 
 // Sums of the blocks with 32 columns.
@@ -34,6 +32,22 @@ struct LaneDigits {
     const uint8_t* first;
     int64_t stride;  // bytes from one block to the next
 };
+
+// Where all rows of all blocks have high digits in the same words: the slots of the blocks, and what their
+// sums start from.
+struct SharedSlots {
+    LaneDigits digits;
+    const uint16_t* index;
+    int64_t count;
+    alignas(64) int32_t first[kMostBlocks][kLanes];
+};
+
+// Of a slot that has one place for all rows: where its words of k begin.
+inline int64_t word_of_slot(const uint8_t* slot, uint16_t window) {
+    int32_t place;
+    std::memcpy(&place, slot + kLaneBytes, sizeof place);
+    return (window - kOnePlace) * kSlotWindow + place * kWordBytes;
+}
 
 // Sums of kBlocks blocks with the columns from `at` on, set or added to. ahead: bytes between what is read
 // and what is fetched.
@@ -75,6 +89,42 @@ KEEP_SUMS_IN_REGISTERS void lane_tile(const int8_t* const* columns, int at, Lane
     }
 }
 
+// 256 times the sums of shared slots, added to those of the low digits.
+template <int kBlocks>
+KEEP_SUMS_IN_REGISTERS void add_shared_slots(const int8_t* const* columns, int at, const SharedSlots& slots,
+                                             LaneSums& sums) {
+    constexpr int kTile = tile_columns(kBlocks);
+    __m512i acc[kTile][kBlocks];
+    const int8_t* column[kTile];
+#pragma GCC unroll 8
+    for (int c = 0; c < kTile; ++c) {
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) acc[c][b] = _mm512_load_si512(slots.first[b]);
+        column[c] = columns[at + c];
+    }
+    const uint8_t* slot = slots.digits.first;
+    for (int64_t u = 0; u < slots.count; ++u, slot += kSlotBytes) {
+        const int64_t from = word_of_slot(slot, slots.index[u]);
+        __m512i rows[kBlocks];
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) rows[b] = _mm512_load_si512(slot + b * slots.digits.stride);
+#pragma GCC unroll 8
+        for (int c = 0; c < kTile; ++c) {
+            const __m512i codes = to_unsigned(broadcast_word(column[c] + from));
+#pragma GCC unroll 4
+            for (int b = 0; b < kBlocks; ++b) acc[c][b] = _mm512_dpbusd_epi32(acc[c][b], codes, rows[b]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < kTile; ++c) {
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) {
+            int32_t* to = sums[b][at + c];
+            _mm512_store_si512(to, _mm512_add_epi32(_mm512_load_si512(to), _mm512_slli_epi32(acc[c][b], 8)));
+        }
+    }
+}
+
 constexpr int kSlotTile = 8;  // columns that are multiplied with slots together
 
 // Sums of the slots of a block with the columns from `at` on, of k codes. first: what they start from.
@@ -87,16 +137,14 @@ KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, con
     for (int64_t u = 0; u < slots.count;) {
         const uint16_t window = slots.index[u];
         if ((window & kOnePlace) != 0) {
-            int32_t place;
-            std::memcpy(&place, digits + kLaneBytes, sizeof place);
-            const int64_t from = (window - kOnePlace) * kSlotWindow + place * kWordBytes;
+            const int64_t from = word_of_slot(digits, window);
             const __m512i words = _mm512_load_si512(digits);
 #pragma GCC unroll 8
             for (int c = 0; c < kSlotTile; ++c) {
                 const __m512i codes = to_unsigned(broadcast_word(columns[at + c] + from));
                 acc[c] = _mm512_dpbusd_epi32(acc[c], codes, words);
             }
-            ++u, digits += 2 * kLaneBytes;
+            ++u, digits += kSlotBytes;
             continue;
         }
         const int64_t from = window * kSlotWindow, rest = k - from;
@@ -113,7 +161,7 @@ KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, con
                 right[c] = to_unsigned(load_part(columns[at + c] + from + 64, rest - 64));
             }
         }
-        for (; u < slots.count && slots.index[u] == window; ++u, digits += 2 * kLaneBytes) {
+        for (; u < slots.count && slots.index[u] == window; ++u, digits += kSlotBytes) {
             const __m512i words = _mm512_load_si512(digits), places = _mm512_load_si512(digits + kLaneBytes);
 #pragma GCC unroll 8
             for (int c = 0; c < kSlotTile; ++c) {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "quantized_rows.h"
+#include "shuffles.h"
 
 namespace llmint8 {
 namespace {
@@ -21,19 +22,6 @@ typedef float Vector __attribute__((vector_size(LLMINT8_VECTOR_BYTES)));
 typedef float Vector4 __attribute__((vector_size(16)));
 typedef float Vector8 __attribute__((vector_size(32)));
 typedef float Vector16 __attribute__((vector_size(64)));
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define LLMINT8_SHUFFLE4(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#define LLMINT8_SHUFFLE8(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#define LLMINT8_SHUFFLE16(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-typedef int32_t Index4 __attribute__((vector_size(16)));
-typedef int32_t Index8 __attribute__((vector_size(32)));
-typedef int32_t Index16 __attribute__((vector_size(64)));
-#define LLMINT8_SHUFFLE4(a, b, i, j, k, l) __builtin_shuffle(a, b, (Index4{i, j, k, l}))
-#define LLMINT8_SHUFFLE8(a, b, ...) __builtin_shuffle(a, b, (Index8{__VA_ARGS__}))
-#define LLMINT8_SHUFFLE16(a, b, ...) __builtin_shuffle(a, b, (Index16{__VA_ARGS__}))
-#endif
 
 // A vector at any address.
 typedef float UnalignedVector __attribute__((vector_size(LLMINT8_VECTOR_BYTES), aligned(4), may_alias));

@@ -24,6 +24,8 @@ struct PairwiseSums {
         return add(sum, codes, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(digits), kLane)));
     }
 
+    static Sum times_256(Sum sum) { return {vshlq_n_s32(sum.left, 8), vshlq_n_s32(sum.right, 8)}; }
+
     static int32x4_t total(Sum sum) { return vpaddq_s32(sum.left, sum.right); }
 };
 

@@ -1,7 +1,8 @@
 // Microkernels for 128-bit ARM vectors, written once over the instruction that multiplies and sums.
 //
 // An Ops provides Sum (partial sums of four columns, or of one dot product), zero, add, add_lane (the second
-// factor is one word of it, for all columns), total (four sums), and how many rows fit the 32 registers.
+// factor is one word of it, for all columns), times_256, total (four sums), and how many rows fit the 32
+// registers.
 #pragma once
 
 #include <arm_neon.h>
@@ -130,10 +131,17 @@ struct Neon : WordBlocks<Neon<Ops>> {
     }
 
     template <int kRows>
-    static void tile(const int8_t* panel, const int8_t* lo, int64_t words, int32_t (*sums)[kColumns],
-                     Ahead& ahead) {
+    static void tile(const int8_t* panel, const HighUnits* first, const int8_t* lo, int64_t words,
+                     int32_t (*sums)[kColumns], Ahead& ahead) {
         Sum acc[kRows][3];
         set_zero(acc);
+        if (first != nullptr) {
+            add_units(panel, *first, acc);
+#pragma GCC unroll 8
+            for (int r = 0; r < kRows; ++r) {
+                for (int c = 0; c < 3; ++c) acc[r][c] = Ops::times_256(acc[r][c]);
+            }
+        }
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
             ahead.step();
             tile_step<kRows>(acc, panel, lo);
@@ -145,11 +153,16 @@ struct Neon : WordBlocks<Neon<Ops>> {
     static void tile_units(const int8_t* panel, const HighUnits& units, int32_t (*sums)[kColumns]) {
         Sum acc[kRows][3];
         set_zero(acc);
-        const int8_t* digits = static_cast<const int8_t*>(units.digits);
+        add_units(panel, units, acc);
+        store_tile<kRows>(acc, sums);
+    }
+
+    template <int kRows>
+    LLMINT8_INLINE static void add_units(const int8_t* panel, const HighUnits& units, Sum (&acc)[kRows][3]) {
+        const auto* digits = static_cast<const int8_t*>(units.digits);
         for (int64_t u = 0; u < units.count; ++u, digits += kWordBytes * kRows) {
             tile_step<kRows>(acc, panel + units.index[u] * (kWordBytes * kColumns), digits);
         }
-        store_tile<kRows>(acc, sums);
     }
 
     // A word of kRows rows times that word of the 12 columns.

@@ -19,6 +19,8 @@ struct DotProduct {
         return vdotq_laneq_s32(sum, codes, digits, kLane);
     }
 
+    static Sum times_256(Sum sum) { return vshlq_n_s32(sum, 8); }
+
     static int32x4_t total(Sum sum) { return sum; }
 };
 

@@ -13,34 +13,72 @@
 namespace llmint8 {
 namespace {
 
-// All rows, which are few, times one tile of columns.
+// Few rows of a product, if there is one, and how they pass over the weight.
 template <class Isa>
-void few_rows_sums(const Product& product, int64_t begin, int64_t end, TileSums<Isa, Isa::kFewRows>& sums) {
-    const QuantizedRows& rows = *product.rows;
-    const int64_t m = rows.m(), k = rows.k();
-    DotRow<Isa> pass[2 * Isa::kFewRows];  // high digits that are kept whole are one more row
-    int64_t passes = 0;
-    for (int64_t row = 0; row < m; ++row) {
-        const Block& block = rows.block(row);
-        pass[passes++] = {static_cast<const Digit<Isa>*>(block.lo), sums.low[row]};
-        if (block.high == High::kWhole) {
-            pass[passes++] = {static_cast<const Digit<Isa>*>(block.units.digits), sums.high[row]};
+class FewRows {
+  public:
+    explicit FewRows(const Product& product) : product_(product) {
+        if (product.rows == nullptr) return;
+        const QuantizedRows& rows = *product.rows;
+        for (int64_t row = 0; row < rows.m(); ++row) {
+            if (rows.row(row).scale.joint && rows.block(row).high == High::kWhole) {
+                const Block& block = rows.block(row);
+                pass_[passes_++] = {digits(block.lo), sums.low[row], digits(block.units.digits),
+                                    steps_[joint_ / Isa::kDotRows]};
+                add_steps(digits(block.units.digits), steps_[joint_++ / Isa::kDotRows]);
+            }
+        }
+        for (int64_t row = 0; row < rows.m(); ++row) {
+            const Block& block = rows.block(row);
+            const bool whole = block.high == High::kWhole;
+            if (whole && rows.row(row).scale.joint) continue;
+            pass_[passes_++] = {digits(block.lo), sums.low[row]};
+            if (whole) pass_[passes_++] = {digits(block.units.digits), sums.high[row]};
         }
     }
-    for (int64_t n = begin; n < begin + Isa::kColumns; n += Isa::kDotColumns) {
-        const DotColumns<Isa> w(product, n, end);
-        const int64_t at = n - begin;
-        for (int64_t p = 0; p < passes; p += Isa::kDotRows) {
-            const int64_t count = passes - p < Isa::kDotRows ? passes - p : Isa::kDotRows;
-            Rows<Isa, Isa::kDotRows>::dot(count, w, pass + p, k, at);
-        }
-        for (int64_t row = 0; row < m; ++row) {
-            if (rows.block(row).high == High::kOwn) {
-                Isa::dot_units(w, rows.row(row).units, &sums.high[row][at]);
+
+    // Sums of all rows with one tile of columns.
+    void multiply(int64_t begin, int64_t end) {
+        const QuantizedRows& rows = *product_.rows;
+        for (int64_t n = begin; n < begin + Isa::kColumns; n += Isa::kDotColumns) {
+            const DotColumns<Isa> w(product_, n, end);
+            const int64_t at = n - begin;
+            for (int64_t p = 0, last = 0; p < passes_; p = last) {
+                const int64_t all = p < joint_ ? joint_ : passes_;
+                last = p + Isa::kDotRows < all ? p + Isa::kDotRows : all;
+                Rows<Isa, Isa::kDotRows>::dot(last - p, w, pass_ + p, rows.k(), at);
+            }
+            if constexpr (!Isa::kHighFirst) {
+                for (int64_t row = 0; row < rows.m(); ++row) {
+                    if (rows.block(row).high == High::kOwn)
+                        Isa::dot_units(w, rows.row(row).units, &sums.high[row][at]);
+                }
             }
         }
     }
-}
+
+    TileSums<Isa, Isa::kFewRows> sums;
+
+  private:
+    static constexpr int kStepWords = kMaxK / kPadding / 64;
+
+    void add_steps(const Digit<Isa>* high, uint64_t* steps) const {
+        const bool idle = product_.rows->m() <= Isa::kIdleRows && product_.rows->k() >= kShortRow;
+        for (int64_t i = 0, step = 0; i < product_.rows->k(); i += kPadding, ++step) {
+            uint64_t words[kPadding * sizeof(*high) / 8], any = 0;
+            std::memcpy(words, high + i, sizeof words);
+            for (uint64_t word : words) any |= word;
+            steps[step / 64] |= static_cast<uint64_t>(idle || any != 0) << step % 64;
+        }
+    }
+
+    static const Digit<Isa>* digits(const void* from) { return static_cast<const Digit<Isa>*>(from); }
+
+    const Product product_;
+    DotRow<Isa> pass_[2 * Isa::kFewRows];  // high digits that are kept whole may be one more row
+    int64_t passes_ = 0, joint_ = 0;       // of joint rows, which come first
+    uint64_t steps_[(Isa::kFewRows + Isa::kDotRows - 1) / Isa::kDotRows][kStepWords] = {};
+};
 
 // One block of rows times `count` panels.
 template <class Isa>
@@ -52,16 +90,20 @@ void block_sums(typename Isa::Unit& unit, const QuantizedRows& rows, int64_t b,
     const Block& block = rows.block(b);
     const auto low = [&](int64_t i) { return sums[i].low; };
     const auto high = [&](int64_t i) { return sums[i].high; };
-    Isa::block(unit, block.rows, panels, stride, count, block.lo, words, low);
+    const bool joint = rows.row(block.begin).scale.joint, shared = block.high == High::kShared;
+    const HighUnits* first = joint && shared ? &block.units : nullptr;
+    Isa::block(unit, block.rows, panels, stride, count, first, block.lo, words, low);
     if (block.high == High::kWhole) {
-        Isa::block(unit, block.rows, panels, stride, count, block.units.digits, words, high);
+        Isa::block(unit, block.rows, panels, stride, count, nullptr, block.units.digits, words, high);
     }
     for (int64_t i = 0; i < count; ++i) {
         const typename Isa::Panel* panel = panels + i * stride;
-        if (block.high == High::kShared) Isa::block_units(unit, block.rows, panel, block.units, high(i));
+        if (shared && !joint) Isa::block_units(unit, block.rows, panel, block.units, high(i));
         for (int64_t r = 0; block.high == High::kOwn && r < block.rows; ++r) {
             const Row& row = rows.row(block.begin + r);
-            if (row.scale.has_high) Isa::template tile_units<1>(panel, row.units, high(i) + r);
+            if (!row.scale.has_high) continue;
+            Isa::template tile_units<1>(panel, row.units, high(i) + r);
+            for (int64_t c = 0; joint && c < Isa::kColumns; ++c) low(i)[r][c] += 256 * high(i)[r][c];
         }
     }
 }
@@ -84,11 +126,14 @@ void finish_rows(const LinearCall& call, const ColumnScales<Isa::kColumns>& colu
 
 template <class Isa>
 void few_rows(const LinearCall& call, int64_t begin, int64_t end) {
-    TileSums<Isa, Isa::kFewRows> codes, second;
-    few_rows_sums<Isa>(call.codes(), begin, end, codes);
-    if (call.p > 0) few_rows_sums<Isa>(call.second_digits(), begin, end, second);
-    const ColumnScales<Isa::kColumns> columns(call, begin, end);
-    finish_rows<Isa>(call, columns, begin, end, 0, call.rows->m(), codes, second);
+    FewRows<Isa> codes(call.codes()), second(call.second_digits());
+    for (int64_t n = begin; n < end; n += Isa::kColumns) {
+        const int64_t last = n + Isa::kColumns < end ? n + Isa::kColumns : end;
+        codes.multiply(n, last);
+        if (call.p > 0) second.multiply(n, last);
+        const ColumnScales<Isa::kColumns> columns(call, n, last);
+        finish_rows<Isa>(call, columns, n, last, 0, call.rows->m(), codes.sums, second.sums);
+    }
 }
 
 // Elements of a panel of a weight that is multiplied with these rows.
@@ -161,12 +206,7 @@ int64_t scratch_bytes(const LinearCall& call) {
 
 template <class Isa>
 void linear_columns(const LinearCall& call, int64_t begin, int64_t end, void* scratch) {
-    if (call.rows->m() <= Isa::kFewRows) {
-        for (int64_t n = begin; n < end; n += Isa::kColumns) {
-            few_rows<Isa>(call, n, n + Isa::kColumns < end ? n + Isa::kColumns : end);
-        }
-        return;
-    }
+    if (call.rows->m() <= Isa::kFewRows) return few_rows<Isa>(call, begin, end);
     typename Isa::Unit unit;
     const int64_t step = Isa::kColumns * panels_at_once<Isa>(call);
     const auto bounded = [&](int64_t n) { return n < end ? n : end; };

@@ -20,46 +20,59 @@ constexpr float kMagnitudeMax = 32767.0f;  // scale of the automatic rule's inte
 constexpr int64_t kAutoFactor = 8;         // an outlier exceeds this many times the mean magnitude
 
 // Rows as the loops below read them: an element as a float, widened again in each loop, which costs less than
-// to store it.
+// to store it, and its magnitude as an integer as wide as the element. Magnitudes order like these, and NaN
+// and infinity come last.
 struct FloatRow {
+    using Magnitude = int32_t;
+    static constexpr int kShift = 0;  // from a magnitude to the bits of a float
     LLMINT8_INLINE float operator[](int64_t i) const { return x[i]; }
+    LLMINT8_INLINE int32_t magnitude(int64_t i) const { return magnitude_bits(x[i]); }
     const float* x;
 };
 struct BfloatRow {
+    using Magnitude = int16_t;
+    static constexpr int kShift = 16;
     LLMINT8_INLINE float operator[](int64_t i) const { return bfloat_to_float(x[i]); }
+    LLMINT8_INLINE int16_t magnitude(int64_t i) const { return static_cast<int16_t>(x[i] & 0x7fff); }
     const uint16_t* x;
 };
 
-// Bits of the largest magnitudes; magnitudes order like their bits, and NaN and infinity come last.
+// Bits of the largest magnitudes, as floats.
 struct Largest {
     int32_t all, normal;  // normal: of the elements that are no outliers
 };
 
+// Outliers have at least the bits of a bound.
+template <class Row>
+inline Largest largest_by_bound(Row x, int64_t k, int32_t bound_bits) {
+    using Magnitude = typename Row::Magnitude;
+    const int32_t below = (1 << Row::kShift) - 1;  // a bound between two elements is the next
+    const auto bound = static_cast<Magnitude>((bound_bits >> Row::kShift) + ((bound_bits & below) != 0));
+    Magnitude all = 0, normal = 0;
+    for (int64_t i = 0; i < k; ++i) {
+        const Magnitude bits = x.magnitude(i), kept = bits < bound ? bits : Magnitude{0};
+        all = bits > all ? bits : all;
+        normal = kept > normal ? kept : normal;
+    }
+    return {all << Row::kShift, normal << Row::kShift};
+}
+
 template <class Row>
 inline int32_t largest_bits(Row x, int64_t k) {
-    int32_t largest = 0;
+    using Magnitude = typename Row::Magnitude;
+    Magnitude largest = 0;
     for (int64_t i = 0; i < k; ++i) {
-        const int32_t bits = magnitude_bits(x[i]);
+        const Magnitude bits = x.magnitude(i);
         largest = bits > largest ? bits : largest;
     }
-    return largest;
+    return largest << Row::kShift;
 }
 
-// By the paper's rule: normal elements are below a bound.
+// The automatic rule's bound: p * k > 8 * sum(p), which for integers is p > floor(8 * sum(p) / k). Bits of
+// the least float that is an outlier: p does not fall as the float rises, and a quotient is near enough to
+// look from.
 template <class Row>
-inline Largest largest_by_bound(Row x, int64_t k, int32_t bound) {
-    Largest largest{0, 0};
-    for (int64_t i = 0; i < k; ++i) {
-        const int32_t bits = magnitude_bits(x[i]), normal = bits < bound ? bits : 0;
-        largest.all = bits > largest.all ? bits : largest.all;
-        largest.normal = normal > largest.normal ? normal : largest.normal;
-    }
-    return largest;
-}
-
-// By the automatic rule: p * k > 8 * sum(p), which for integers is p > floor(8 * sum(p) / k).
-template <class Row>
-inline int32_t largest_bits_auto(Row x, int64_t k, float amax) {
+inline int32_t automatic_bound(Row x, int64_t k, float amax) {
     const float factor = kMagnitudeMax / amax;
     int64_t sum = 0;
     for (int64_t begin = 0; begin < k; begin += 32768) {  // 32768 * 32767 fits int32, which vectorises
@@ -68,14 +81,13 @@ inline int32_t largest_bits_auto(Row x, int64_t k, float amax) {
         for (int64_t i = begin; i < end; ++i) part += round_half_even(magnitude(x[i]) * factor);
         sum += part;
     }
-    const int32_t bound = static_cast<int32_t>(kAutoFactor * sum / k);
-    int32_t largest = 0;
-    for (int64_t i = 0; i < k; ++i) {
-        const int32_t p = round_half_even(magnitude(x[i]) * factor);
-        const int32_t normal = p > bound ? 0 : magnitude_bits(x[i]);
-        largest = normal > largest ? normal : largest;
-    }
-    return largest;
+    const auto most = static_cast<int32_t>(kAutoFactor * sum / k);
+    if (most >= static_cast<int32_t>(kMagnitudeMax)) return to_bits(std::numeric_limits<float>::infinity());
+    const auto is_outlier = [&](int32_t bits) { return round_half_even(from_bits(bits) * factor) > most; };
+    auto bound = static_cast<int32_t>(to_bits((static_cast<float>(most) + 0.5f) / factor));
+    while (!is_outlier(bound)) ++bound;
+    while (is_outlier(bound - 1)) --bound;
+    return bound;
 }
 
 // q = rint(x * inverse) where no element is an outlier: one digit. Returns the sum.
@@ -90,24 +102,30 @@ inline int32_t to_digits(Row x, int64_t k, float inverse, int8_t* lo) {
     return sum;
 }
 
-// The same in two digits, q = lo + 256 * hi. Returns the sums.
-template <class Row>
+// The same in two digits, q = lo + 256 * hi. Returns the sums. kLong: a row whose low digits may have too
+// large ones to be joint.
+template <bool kLong, class Row>
 inline RowScale to_two_digits(Row x, int64_t k, float inverse, int8_t* lo, int8_t* hi) {
     int32_t hi_sum = 0, sum = 0;  // |q| <= 32512 and k <= 131072: modulo 2^32 (-fwrapv), the difference fits
+    int32_t lo_magnitudes = 0, hi_magnitudes = 0;
     for (int64_t i = 0; i < k; ++i) {
         const int32_t q = round_half_even(x[i] * inverse), high = (q + 128) >> 8;
         lo[i] = static_cast<int8_t>(q);
         hi[i] = static_cast<int8_t>(high);
         hi_sum += high;
         sum += q;
+        hi_magnitudes += high < 0 ? -high : high;
+        if (!kLong) continue;
+        const int32_t low = q - 256 * high;
+        lo_magnitudes += low < 0 ? -low : low;
     }
-    return {0.0f, sum - 256 * hi_sum, hi_sum, true};
+    return {0.0f, sum - 256 * hi_sum, hi_sum, true, can_join(kLong ? lo_magnitudes : 128 * k, hi_magnitudes)};
 }
 
 // docs/numerics.md, "Activations". hi is written if the row has high digits.
 template <class Row>
 inline RowScale quantize(Row x, int64_t k, float threshold, int8_t* lo, int8_t* hi) {
-    if (k <= 0) return {0.0f, 0, 0, false};
+    if (k <= 0) return {0.0f, 0, 0, false, true};
     Largest largest;
     if (threshold > 0) {
         largest = largest_by_bound(x, k, magnitude_bits(threshold));
@@ -118,17 +136,19 @@ inline RowScale quantize(Row x, int64_t k, float threshold, int8_t* lo, int8_t* 
     const bool finite = largest.all < 0x7f800000;
     if (!finite || amax < kTiny) {
         std::memset(lo, 0, static_cast<size_t>(k));
-        return {finite ? 0.0f : std::numeric_limits<float>::quiet_NaN(), 0, 0, false};
+        return {finite ? 0.0f : std::numeric_limits<float>::quiet_NaN(), 0, 0, false, true};
     }
-    if (threshold < 0) largest.normal = largest_bits_auto(x, k, amax);
+    if (threshold < 0) largest = largest_by_bound(x, k, automatic_bound(x, k, amax));
     const float normal = from_bits(largest.normal), by_outlier = kOutlierMax / amax;
     const float by_normal = normal < kTiny ? by_outlier : kCodeMax / normal;
     const float inverse = by_normal < by_outlier ? by_normal : by_outlier;
-    RowScale scale{0.0f, 0, 0, false};
+    RowScale scale{0.0f, 0, 0, false, true};
     if (largest.normal == largest.all) {
         scale.lo_sum = to_digits(x, k, inverse, lo);
+    } else if (can_join(128 * k, 0)) {
+        scale = to_two_digits<false>(x, k, inverse, lo, hi);
     } else {
-        scale = to_two_digits(x, k, inverse, lo, hi);
+        scale = to_two_digits<true>(x, k, inverse, lo, hi);
     }
     scale.scale = 1.0f / inverse;
     return scale;

@@ -32,12 +32,41 @@ void store_rows(const int32_t (*sums)[kLanes], const int32_t* offsets, const int
 // The sums of a block, for the epilogue.
 struct BlockSums {
     DigitSums take(int64_t r, const RowScale& scale) const {
-        return {low[r], has_high && scale.has_high ? high[r] : nullptr, 0, 0};
+        return {low[r], scale.has_high && !scale.joint ? high[r] : nullptr, 0, 0};
     }
 
     alignas(64) int32_t low[kLanes][kColumns], high[kLanes][kColumns];
-    bool has_high;  // else the low ones are all
 };
+
+// What 128 more in each code adds to the sums of slots, to be taken off.
+void set_slot_offsets(const QuantizedRows& rows, const Block& block, int32_t (&first)[kLanes]) {
+    for (int64_t r = 0; r < kLanes; ++r) {
+        first[r] = r < block.rows ? -Avx512Vnni::kOffset * rows.row(block.begin + r).scale.hi_sum : 0;
+    }
+}
+
+// The slots of all blocks, if they share them and their sums are joint. rows: may be null.
+bool share_slots(const QuantizedRows* rows, SharedSlots& shared) {
+    if (rows == nullptr) return false;
+    const HighUnits& one = rows->block(0).units;
+    const auto* digits = static_cast<const uint8_t*>(one.digits);
+    shared = {{digits, 0}, one.index, one.count, {}};
+    for (int64_t b = 0; b < rows->blocks(); ++b) {
+        const Block& block = rows->block(b);
+        if (block.high != High::kSlots || !rows->row(block.begin).scale.joint) return false;
+        if (block.units.count != one.count) return false;
+        const auto* other = static_cast<const uint8_t*>(block.units.digits);
+        for (int64_t u = 0; u < one.count; ++u, other += kSlotBytes) {
+            const uint16_t window = one.index[u];
+            if ((window & kOnePlace) == 0 || block.units.index[u] != window) return false;
+            const auto* slot = digits + u * kSlotBytes;
+            if (word_of_slot(slot, window) != word_of_slot(other, window)) return false;
+        }
+        if (b == 1) shared.digits.stride = static_cast<const uint8_t*>(block.units.digits) - digits;
+        set_slot_offsets(*rows, block, shared.first[b]);
+    }
+    return true;
+}
 
 // One tile of columns of a product.
 class LaneProduct {
@@ -55,17 +84,23 @@ class LaneProduct {
         }
     }
 
-    // Of all blocks.
-    void multiply(BlockSums* sums) {
+    // Of all blocks. slots: null, or those of the blocks if they share them.
+    void multiply(const SharedSlots* slots, BlockSums* sums) {
         const int64_t blocks = rows_.blocks();
         const auto* low = static_cast<const uint8_t*>(rows_.block(0).lo);
         const auto* next = static_cast<const uint8_t*>(rows_.block(blocks > 1 ? 1 : 0).lo);
-        multiply(blocks, {low, next - low});
-        for (int64_t b = 0; b < blocks; ++b) finish(rows_.block(b), lanes_[b], sums[b]);
+        multiply(blocks, {low, next - low}, slots);
+        for (int64_t b = 0; b < blocks; ++b) {
+            if (slots != nullptr) {
+                store_rows(lanes_[b], offsets_, nullptr, sums[b].low);
+            } else {
+                finish(rows_.block(b), lanes_[b], sums[b]);
+            }
+        }
         for (int64_t b = 0; b < blocks; ++b) {
             const Block& block = rows_.block(b);
             if (block.high != High::kWhole) continue;
-            multiply<1>({static_cast<const uint8_t*>(block.units.digits), 0});
+            multiply<1>({static_cast<const uint8_t*>(block.units.digits), 0}, nullptr);
             store_rows(lanes_[0], offsets_, nullptr, sums[b].high);
         }
     }
@@ -74,28 +109,29 @@ class LaneProduct {
     // Of k after the last whole word.
     int64_t rest_bytes() const { return rows_.k() - words_ * kWordBytes; }
 
-    void multiply(int64_t blocks, const LaneDigits& digits) {
+    void multiply(int64_t blocks, const LaneDigits& digits, const SharedSlots* slots) {
         switch (blocks) {
             case 1:
-                return multiply<1>(digits);
+                return multiply<1>(digits, slots);
             case 2:
-                return multiply<2>(digits);
+                return multiply<2>(digits, slots);
             case 3:
-                return multiply<3>(digits);
+                return multiply<3>(digits, slots);
             default:
-                return multiply<4>(digits);
+                return multiply<4>(digits, slots);
         }
     }
 
     // Tile by tile; the sums of the codes are taken when they are in the cache for the first time.
     template <int kBlocks>
-    void multiply(const LaneDigits& digits) {
+    void multiply(const LaneDigits& digits, const SharedSlots* slots) {
         constexpr int kTile = tile_columns(kBlocks);
         const int64_t ahead = is_streamed_ ? stream_ahead(kTile * rows_.k()) : 0;
         const LaneDigits rest{digits.first + words_ * kLaneBytes, digits.stride};
         for (int at = 0; at < kColumns; at += kTile) {
             lane_tile<kBlocks>(weight_.at, at, digits, words_, ahead, false, lanes_);
             if (rest_bytes() > 0) lane_tile<kBlocks>(rest_, at, rest, 1, 0, true, lanes_);
+            if (slots != nullptr) add_shared_slots<kBlocks>(weight_.at, at, *slots, lanes_);
             for (int c = at; !has_offsets_ && c < at + kTile; c += 4) set_offsets(c);
         }
         has_offsets_ = true;
@@ -108,32 +144,18 @@ class LaneProduct {
         for (int c = 0; c < 4; ++c) offsets_[at + c] = 128 * codes[c];
     }
 
-    // What 128 more in each code adds to the sums of slots, to be taken off.
-    __m512i slot_offsets(const Block& block) const {
-        alignas(64) int32_t first[kLanes] = {};
-        for (int64_t r = 0; r < block.rows; ++r) {
-            first[r] = -Avx512Vnni::kOffset * rows_.row(block.begin + r).scale.hi_sum;
-        }
-        return _mm512_load_si512(first);
-    }
-
-    // Whether floats hold the sums of a product, and an int32 low and high ones of slots together: those are
-    // fewer than a ninth of k, and 1024 / 9 * 4 * 127 * 128 * 256 + 1024 * 128 * 128 < 2^31.
-    bool is_exact() const { return rows_.k() <= 1024; }
-
-    // The low sums of a block, with those of its slots. Together if they are exact: the epilogue would round
-    // their sum in the same way.
+    // The low sums of a block, with those of its slots.
     void finish(const Block& block, const int32_t (*low)[kLanes], BlockSums& sums) const {
-        sums.has_high = block.high != High::kNone;
         if (block.high != High::kSlots) return store_rows(low, offsets_, nullptr, sums.low);
         static constexpr int32_t kNoOffsets alignas(64)[kColumns] = {};
         alignas(64) int32_t high[kColumns][kLanes];
-        const __m512i first = slot_offsets(block);
+        alignas(64) int32_t first[kLanes];
+        set_slot_offsets(rows_, block, first);
         for (int at = 0; at < kColumns; at += kSlotTile)
-            slots_tile(weight_.at, at, block.units, rows_.k(), first, high);
-        sums.has_high = !is_exact();
-        store_rows(low, offsets_, sums.has_high ? nullptr : high, sums.low);
-        if (sums.has_high) store_rows(high, kNoOffsets, nullptr, sums.high);
+            slots_tile(weight_.at, at, block.units, rows_.k(), _mm512_load_si512(first), high);
+        const bool joint = rows_.row(block.begin).scale.joint;
+        store_rows(low, offsets_, joint ? high : nullptr, sums.low);
+        if (!joint) store_rows(high, kNoOffsets, nullptr, sums.high);
     }
 
     const QuantizedRows& rows_;
@@ -149,11 +171,14 @@ class LaneProduct {
 
 void rows_in_lanes(const LinearCall& call, int64_t begin, int64_t end) {
     BlockSums codes[kMostBlocks], second[kMostBlocks];
+    SharedSlots slots, more;
+    const SharedSlots* const shared = share_slots(call.rows, slots) ? &slots : nullptr;
+    const SharedSlots* const more_shared = share_slots(call.outlier_rows, more) ? &more : nullptr;
     for (int64_t n = begin; n < end; n += kColumns) {
         const int64_t last = n + kColumns < end ? n + kColumns : end;
         const ColumnScales<kColumns> columns(call, n, last);
-        LaneProduct(call.codes(), n, last, true).multiply(codes);
-        if (call.p > 0) LaneProduct(call.second_digits(), n, last, false).multiply(second);
+        LaneProduct(call.codes(), n, last, true).multiply(shared, codes);
+        if (call.p > 0) LaneProduct(call.second_digits(), n, last, false).multiply(more_shared, second);
         for (int64_t b = 0; b < call.rows->blocks(); ++b) {
             const Block& block = call.rows->block(b);
             finish_rows<Avx512Vnni>(call, columns, n, last, block.begin, block.rows, codes[b], second[b]);

@@ -86,6 +86,65 @@ def test_large_sums_of_a_few_outliers(native: Native, m: int, k: int) -> None:
     check(native, Case(x, weight, torch.rand(35), torch.rand(35), 6.0))
 
 
+@pytest.mark.parametrize("m", [1, 3, 8, 16, 64, 70])
+@pytest.mark.parametrize("k", [576, 4096])
+@pytest.mark.parametrize("outliers", [6, 511, 512, 530])
+def test_sums_that_an_int32_just_holds(native: Native, m: int, k: int, outliers: int) -> None:
+    """Low sums and 256 high ones are added up as integers where these cannot overflow, and else are not."""
+    x = torch.full((m, k), 0.01)
+    x[:, :outliers] = 256.0  # q = 32512
+    x[:, -1] = 1.0
+    weight = torch.full((35, k), 127, dtype=torch.int8)
+    weight[1], weight[2, ::2], weight[3] = -127, -127, -128
+    check(native, Case(x, weight, torch.rand(35), None, 6.0))
+    x[m // 2, 5] = 1.0  # a row that differs
+    check(native, Case(x, weight, torch.rand(35), torch.rand(35), 6.0))
+
+
+@pytest.mark.parametrize("m", [1, 3, 8, 16, 64, 70])
+@pytest.mark.parametrize("large", [1000, 1032, 1033, 1100, 1900])
+def test_sums_that_a_float_just_holds(native: Native, m: int, large: int) -> None:
+    """Low sums that are rounded to a float, and once more when 256 high ones are added."""
+    x = torch.full((m, 2048), 0.001)
+    x[:, :large] = 5.0  # q = 127
+    x[:, -16:] = 1280.0  # q = 32512
+    weight = torch.randint(121, 128, (99, 2048), generator=torch.Generator().manual_seed(m)).to(torch.int8)
+    check(native, Case(x, weight, torch.ones(99), None, 6.0))
+    check(native, Case(x.bfloat16(), -weight, torch.ones(99), None, 6.0))
+
+
+@pytest.mark.parametrize("m", [11, 16, 40, 64])
+@pytest.mark.parametrize("k", [128, 130, 131, 132, 260, 576])
+def test_outliers_in_columns_that_rows_share(native: Native, m: int, k: int) -> None:
+    """In the last word too, which may not be a whole one; and what only some rows have among them."""
+    generator = torch.Generator().manual_seed(k)
+    weight = torch.randint(-127, 128, (40, k), generator=generator).to(torch.int8)
+    for extra in (0.0, 0.02):
+        x = torch.randn(m, k, generator=generator).clamp(-4, 4)
+        x[:, [0, 2, k // 3, k - 2, k - 1]] *= 40
+        x[torch.rand(m, k, generator=generator) < extra] = -50.0
+        check(native, Case(x, weight, torch.rand(40), None, 6.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("k", [16, 64, 577, 4096])
+def test_automatic_rule_at_its_bound(native: Native, dtype: torch.dtype, k: int) -> None:
+    """Elements that are outliers by one unit in the last place, and others that just are not."""
+    weight = torch.randint(-127, 128, (3, k), generator=torch.Generator().manual_seed(k)).to(torch.int8)
+    for seed in range(20):
+        x = torch.randn(4, k, generator=torch.Generator().manual_seed(seed)) * 3.0 ** (seed - 10)
+        x[:, 9] *= 30
+        for _ in range(5):  # until the sum is that of the row with these elements
+            row = x.to(dtype).float()
+            factor = 32767 / row.abs().amax(1)
+            most = (8 * (row.abs() * factor[:, None]).round().sum(1) / k).floor()
+            x[:, :7] = ((most + 0.5) / factor)[:, None]
+        bits = x[:, :7].to(dtype).view(torch.int32 if dtype == torch.float32 else torch.int16)
+        near = (bits + torch.arange(-3, 4)).to(bits.dtype).view(dtype)
+        x = torch.cat([near, x[:, 7:].to(dtype)], 1)
+        check(native, Case(x, weight, torch.ones(3), None, -1.0))
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 4), (3, 0, 4), (3, 5, 0), (0, 0, 0)])
 def test_empty(native: Native, shape: tuple[int, int, int]) -> None:
     m, k, n = shape
