@@ -191,6 +191,7 @@ void direct_rows(const LinearCall& call, int64_t begin, int64_t end) {
     DirectSums codes, second;
     for (int64_t n = begin; n < end; n += Amx::kColumns) {
         const int64_t last = n + Amx::kColumns < end ? n + Amx::kColumns : end;
+        expect_second_digits(call, last, last + Amx::kColumns);
         const ColumnScales<Amx::kColumns> columns(call, n, last);
         for (int64_t b = 0; b < call.rows->blocks(); ++b) {
             const Block& block = call.rows->block(b);

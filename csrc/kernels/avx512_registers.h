@@ -23,9 +23,13 @@ inline __m512i to_unsigned(__m512i codes) {
 // The first `bytes` of 64, or all if there are more; zeros behind.
 inline __m512i load_part(const int8_t* from, int64_t bytes) {
     if (bytes >= 64) return _mm512_loadu_si512(from);
+#if defined(LLMINT8_EMULATE_AVX512)  // SIMDe does not have the instruction
     int8_t part[64] = {};
     if (bytes > 0) std::memcpy(part, from, static_cast<size_t>(bytes));
     return _mm512_loadu_si512(part);
+#else
+    return _mm512_maskz_loadu_epi8(bytes > 0 ? (uint64_t{1} << bytes) - 1 : 0, from);
+#endif
 }
 
 // 64 codes of a weight that ends at `end`; past it, what the zero digits there cancel.

@@ -174,19 +174,38 @@ KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, con
     for (int c = 0; c < kSlotTile; ++c) _mm512_store_si512(sums[at + c], acc[c]);
 }
 
-// Sums of the codes of four columns, of the first `bytes` of each.
-void sum_codes(const int8_t* const* columns, int64_t bytes, int32_t* sums) {
-    const __m512i ones = _mm512_set1_epi8(1);
-    __m512i acc[4];
-    for (auto& sum : acc) sum = _mm512_setzero_si512();
-    const int64_t whole = bytes / 64 * 64;
-    for (int64_t i = 0; i < whole; i += 64) {
-        for (int c = 0; c < 4; ++c)
-            acc[c] = _mm512_dpbusd_epi32(acc[c], ones, _mm512_loadu_si512(columns[c] + i));
+// What 128 more in each digit adds to the sums of kCount columns, four or eight, of `bytes` codes.
+template <int kCount>
+void digit_offsets(const int8_t* const* columns, int64_t bytes, int32_t* offsets) {
+    constexpr int kChains = 8 / kCount;  // eight sums, or each would wait for itself
+    const __m512i all = _mm512_set1_epi8(static_cast<char>(128));
+    __m512i acc[kChains][kCount];
+#pragma GCC unroll 2
+    for (int chain = 0; chain < kChains; ++chain) {
+#pragma GCC unroll 8
+        for (int c = 0; c < kCount; ++c) acc[chain][c] = _mm512_setzero_si512();
     }
-    for (int c = 0; c < 4; ++c)
-        acc[c] = _mm512_dpbusd_epi32(acc[c], ones, load_part(columns[c] + whole, bytes - whole));
-    store_sums(acc[0], acc[1], acc[2], acc[3], sums);
+    const auto add = [&](int chain, int c, __m512i codes) {
+        acc[chain][c] = _mm512_dpbusd_epi32(acc[chain][c], all, codes);
+    };
+    int64_t i = 0;
+    for (; i + 64 * kChains <= bytes; i += 64 * kChains) {
+#pragma GCC unroll 2
+        for (int chain = 0; chain < kChains; ++chain) {
+#pragma GCC unroll 8
+            for (int c = 0; c < kCount; ++c) add(chain, c, _mm512_loadu_si512(columns[c] + i + 64 * chain));
+        }
+    }
+    for (; i < bytes; i += 64) {
+#pragma GCC unroll 8
+        for (int c = 0; c < kCount; ++c) add(0, c, load_part(columns[c] + i, bytes - i));
+    }
+#pragma GCC unroll 8
+    for (int c = 0; kChains == 2 && c < kCount; ++c)
+        acc[0][c] = _mm512_add_epi32(acc[0][c], acc[kChains - 1][c]);
+#pragma GCC unroll 2
+    for (int c = 0; c < kCount; c += 4)
+        store_sums(acc[0][c], acc[0][c + 1], acc[0][c + 2], acc[0][c + 3], offsets + c);
 }
 
 }  // namespace

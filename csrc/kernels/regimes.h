@@ -129,6 +129,7 @@ void few_rows(const LinearCall& call, int64_t begin, int64_t end) {
     FewRows<Isa> codes(call.codes()), second(call.second_digits());
     for (int64_t n = begin; n < end; n += Isa::kColumns) {
         const int64_t last = n + Isa::kColumns < end ? n + Isa::kColumns : end;
+        expect_second_digits(call, last, last + Isa::kColumns);
         codes.multiply(n, last);
         if (call.p > 0) second.multiply(n, last);
         const ColumnScales<Isa::kColumns> columns(call, n, last);
@@ -176,6 +177,7 @@ void many_rows(const LinearCall& call, int64_t begin, int64_t end, int64_t next,
         columns[count].set(call, n, last(n));
     }
     unit.forget_panels();
+    expect_second_digits(call, end, next);
     const int64_t steps = count * rows.padded_k() / kPadding;
     if (rows.blocks() >= Isa::kPatientBlocks) {
         unit.expect_weight(call.weight + end * rows.k(), (next - end) * rows.k(), steps * rows.blocks());

@@ -132,16 +132,9 @@ class LaneProduct {
             lane_tile<kBlocks>(weight_.at, at, digits, words_, ahead, false, lanes_);
             if (rest_bytes() > 0) lane_tile<kBlocks>(rest_, at, rest, 1, 0, true, lanes_);
             if (slots != nullptr) add_shared_slots<kBlocks>(weight_.at, at, *slots, lanes_);
-            for (int c = at; !has_offsets_ && c < at + kTile; c += 4) set_offsets(c);
+            if (!has_offsets_) digit_offsets<kTile>(weight_.at + at, rows_.k(), offsets_ + at);
         }
         has_offsets_ = true;
-    }
-
-    // What 128 more in each digit adds to the sums of four columns.
-    void set_offsets(int at) {
-        alignas(16) int32_t codes[4];
-        sum_codes(weight_.at + at, rows_.k(), codes);
-        for (int c = 0; c < 4; ++c) offsets_[at + c] = 128 * codes[c];
     }
 
     // The low sums of a block, with those of its slots.
@@ -176,6 +169,7 @@ void rows_in_lanes(const LinearCall& call, int64_t begin, int64_t end) {
     const SharedSlots* const more_shared = share_slots(call.outlier_rows, more) ? &more : nullptr;
     for (int64_t n = begin; n < end; n += kColumns) {
         const int64_t last = n + kColumns < end ? n + kColumns : end;
+        expect_second_digits(call, last, last + kColumns);
         const ColumnScales<kColumns> columns(call, n, last);
         LaneProduct(call.codes(), n, last, true).multiply(shared, codes);
         if (call.p > 0) LaneProduct(call.second_digits(), n, last, false).multiply(more_shared, second);

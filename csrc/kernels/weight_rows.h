@@ -20,6 +20,14 @@ LLMINT8_INLINE int64_t stream_ahead(int64_t tile) {
     return tile > kLeast ? tile : kLeast;
 }
 
+// Asks for the second digits of columns [begin, end): they are too short for their products to ask in time.
+LLMINT8_INLINE void expect_second_digits(const LinearCall& call, int64_t begin, int64_t end) {
+    if (call.p == 0) return;
+    const int8_t* const last = call.weight_low + (end < call.n ? end : call.n) * call.p;
+    for (const int8_t* at = call.weight_low + begin * call.p; at < last; at += 64)
+        __builtin_prefetch(at, 0, 2);
+}
+
 // Weight rows from n on that a kernel reads side by side; past the last one of the tile that one repeats.
 // Past the end of a row a kernel may read on in the next, since the digits there are zero, up to `end`.
 template <int kRows>

@@ -32,14 +32,14 @@ EPILOG = examples(
 )
 _SHAPES = ((576, 1536), (2048, 2048), (4096, 4096), (4096, 11008))
 _ROWS = (1, 4, 16, 64, 128, 512)
-_BUDGET = 1.0
+_BUDGET = 0.5
 _QUICK_SHAPES = ((576, 1536), (2048, 2048))
 _QUICK_ROWS = (1, 16, 128)
 _QUICK_BUDGET = 0.2
 #: Sides of the square product that gives the int8 limit.
 _PEAK_SIZE, _QUICK_PEAK_SIZE = 4096, 2048
 #: Timings of each candidate on a layer.
-_ROUNDS = 30
+_ROUNDS = 100
 _MODEL = Settings(batches=(1, 8), prompt_tokens=512, new_tokens=64, rounds=5, budget=120.0)
 _QUICK_MODEL = Settings(batches=(1,), prompt_tokens=128, new_tokens=16, rounds=3, budget=20.0)
 
