@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "parallel.h"
+#include "row_source.h"
 
 namespace llmint8 {
 
@@ -14,51 +15,10 @@ namespace {
 // Below this many multiplications, waking threads costs more than they save.
 constexpr int64_t kWorkPerThread = 1 << 17;
 
-int64_t padded(int64_t k) {
-    return round_up(k, kPadding);
-}
-
 // How many rows of k elements are worth a thread.
 int64_t row_grain(int64_t k) {
     return std::max<int64_t>(1, kWorkPerThread / 8 / std::max<int64_t>(1, k));
 }
-
-// The rows of x, and their digits.
-struct RowSource {
-    // lo, hi: padded(k) bytes; widened: as many floats.
-    RowScale quantize(int64_t row, float* widened, int8_t* lo, int8_t* hi) const {
-        const void* source = static_cast<const char*>(x) + row * k * (dtype == LLMINT8_FLOAT32 ? 4 : 2);
-        const RowScale scale = kernels.quantize_row(source, dtype, k, threshold, widened, lo, hi);
-        const int64_t written = scale.has_high ? k : 0;
-        std::memset(lo + k, 0, static_cast<size_t>(padded(k) - k));
-        std::memset(hi + written, 0, static_cast<size_t>(padded(k) - written));
-        return scale;
-    }
-
-    const KernelTable& kernels;
-    int dtype;
-    int64_t k;
-    const void* x;
-    float threshold;
-};
-
-// Private memory of a thread that quantises `rows` rows together: a row of floats, their digits and scales.
-struct RowScratch {
-    RowScratch(int64_t k, int64_t rows, int threads)
-        : k(padded(k)), rows(rows), memory(allocate(threads * bytes())) {}
-
-    int64_t bytes() const {
-        const int64_t each = 2 * k + static_cast<int64_t>(sizeof(RowScale));
-        return round_up(k * static_cast<int64_t>(sizeof(float)) + rows * each, 64);
-    }
-    float* widened(int thread) const { return reinterpret_cast<float*>(memory.get() + thread * bytes()); }
-    int8_t* lo(int thread) const { return reinterpret_cast<int8_t*>(widened(thread) + k); }
-    int8_t* hi(int thread) const { return lo(thread) + rows * k; }
-    RowScale* scales(int thread) const { return reinterpret_cast<RowScale*>(hi(thread) + rows * k); }
-
-    int64_t k, rows;
-    Buffer memory;
-};
 
 // Layers on the same rows, and the digits that they share.
 struct Group {
@@ -104,36 +64,77 @@ RowScale gather(const int32_t* columns, int64_t p, const int8_t* lo, const int8_
     return sums;
 }
 
-void quantize_blocks(const RowSource& source, int threads, Group& group) {
-    QuantizedRows& rows = group.rows;
-    const int64_t most = rows.block_rows(0), grain = (row_grain(rows.k()) + most - 1) / most;
-    const int team = thread_count(rows.blocks(), grain, threads);
-    const RowScratch scratch(rows.k(), most, team), own(group.most_outliers, most, team);
-    parallel_for(rows.blocks(), grain, threads, [&](int64_t begin, int64_t end, int thread) {
-        float* widened = scratch.widened(thread);
-        int8_t *lo = scratch.lo(thread), *hi = scratch.hi(thread);
-        for (int64_t b = begin; b < end; ++b) {
-            const int64_t count = rows.block_rows(b);
-            for (int64_t r = 0; r < count; ++r) {
-                scratch.scales(thread)[r] =
-                    source.quantize(rows.block_begin(b) + r, widened, lo + r * scratch.k, hi + r * scratch.k);
-            }
-            rows.store(b, lo, hi, scratch.scales(thread), reinterpret_cast<uint8_t*>(widened));
-            size_t next = 0;
-            for (const LinearCall& call : group.calls) {
-                if (call.p == 0) continue;
-                int8_t *own_lo = own.lo(thread), *own_hi = own.hi(thread);
-                for (int64_t r = 0; r < count; ++r) {
-                    own.scales(thread)[r] =
-                        gather(call.outlier_cols, call.p, lo + r * scratch.k, hi + r * scratch.k,
-                               own_lo + r * padded(call.p), own_hi + r * padded(call.p));
-                }
-                group.outlier_rows[next++].store(b, own_lo, own_hi, own.scales(thread),
-                                                 reinterpret_cast<uint8_t*>(own.widened(thread)));
-            }
+// Quantises the rows of a group, block by block; those of a block that is alone are divided among the
+// threads.
+class BlockQuantizer {
+  public:
+    BlockQuantizer(const RowSource& source, int threads, Group& group)
+        : source_(source),
+          group_(group),
+          most_(group.rows.block_rows(0)),
+          row_grain_(row_grain(group.rows.k())),
+          block_grain_((row_grain_ + most_ - 1) / most_),
+          threads_(threads),
+          scratch_(group.rows.k(), most_, team()),
+          own_(group.most_outliers, most_, team()) {}
+
+    void run() {
+        if (is_alone()) {
+            parallel_for(most_, row_grain_, threads_, [&](int64_t begin, int64_t end, int thread) {
+                quantize(begin, begin, end, thread, 0);
+            });
+            return store(0, 0);
         }
-    });
-}
+        parallel_for(
+            group_.rows.blocks(), block_grain_, threads_, [&](int64_t begin, int64_t end, int thread) {
+                for (int64_t b = begin; b < end; ++b) {
+                    quantize(group_.rows.block_begin(b), 0, group_.rows.block_rows(b), thread, thread);
+                    store(b, thread);
+                }
+            });
+    }
+
+  private:
+    bool is_alone() const { return group_.rows.blocks() == 1; }
+    int team() const {
+        return is_alone() ? thread_count(most_, row_grain_, threads_)
+                          : thread_count(group_.rows.blocks(), block_grain_, threads_);
+    }
+
+    // Rows of x from `row` on to rows [begin, end) of the memory of a thread, the owner.
+    void quantize(int64_t row, int64_t begin, int64_t end, int thread, int owner) const {
+        for (int64_t r = begin; r < end; ++r, ++row) {
+            scratch_.scales(owner)[r] =
+                source_.quantize(row, scratch_.widened(thread), scratch_.lo(owner) + r * scratch_.k,
+                                 scratch_.hi(owner) + r * scratch_.k);
+        }
+    }
+
+    // A block of such rows, and its columns with second digits.
+    void store(int64_t b, int thread) {
+        QuantizedRows& rows = group_.rows;
+        const int8_t *lo = scratch_.lo(thread), *hi = scratch_.hi(thread);
+        rows.store(b, lo, hi, scratch_.scales(thread), reinterpret_cast<uint8_t*>(scratch_.widened(thread)));
+        size_t next = 0;
+        for (const LinearCall& call : group_.calls) {
+            if (call.p == 0) continue;
+            int8_t *own_lo = own_.lo(thread), *own_hi = own_.hi(thread);
+            for (int64_t r = 0; r < rows.block_rows(b); ++r) {
+                own_.scales(thread)[r] =
+                    gather(call.outlier_cols, call.p, lo + r * scratch_.k, hi + r * scratch_.k,
+                           own_lo + r * padded(call.p), own_hi + r * padded(call.p));
+            }
+            group_.outlier_rows[next++].store(b, own_lo, own_hi, own_.scales(thread),
+                                              reinterpret_cast<uint8_t*>(own_.widened(thread)));
+        }
+    }
+
+    const RowSource& source_;
+    Group& group_;
+    const int64_t most_, row_grain_, block_grain_;  // most_: rows of a block
+    const int threads_;
+    const RowScratch scratch_, own_;  // own_: of columns with second digits
+};
 
 // All tiles of columns, those of one call after those of another, divided among the threads.
 void multiply(const KernelTable& kernels, int threads, const Group& group) {
@@ -205,7 +206,7 @@ void linear_group(const KernelTable& kernels, int threads, const LinearCall* cal
         for (LinearCall& call : layers) call.y = static_cast<char*>(call.y) + begin * call.n * size;
         Group group(kernels, std::move(layers), end - begin, k);
         const void* rows = static_cast<const char*>(x) + begin * k * size;
-        quantize_blocks({kernels, first.dtype, k, rows, first.threshold}, threads, group);
+        BlockQuantizer({kernels, first.dtype, k, rows, first.threshold}, threads, group).run();
         multiply(kernels, threads, group);
     }
 }

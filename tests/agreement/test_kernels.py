@@ -163,9 +163,15 @@ def test_a_row_never_depends_on_its_batch(native: Native) -> None:
             assert same_bits(alone, batch[row : row + 1]), f"row {row} of {case}"
 
 
-def test_threads_do_not_change_bits(native: Native) -> None:
+@pytest.mark.parametrize("m", [3, 12, 16, 70])
+def test_threads_do_not_change_bits(native: Native, m: int) -> None:
+    """Also where they share the rows of a block that is alone."""
     threads = torch.get_num_threads()
-    case = random_case(3, largest=600)
+    generator = torch.Generator().manual_seed(m)
+    x = torch.randn(m, 5000, generator=generator) * 3
+    columns = torch.tensor([0, 7, 4999], dtype=torch.int32)
+    weight, low = (torch.randint(-127, 128, (33, k), generator=generator).to(torch.int8) for k in (5000, 3))
+    case = Case(x, weight, torch.rand(33), None, 6.0, columns, low)
     try:
         results = []
         for count in (1, 2, 3, 7):
