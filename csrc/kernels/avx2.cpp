@@ -75,7 +75,7 @@ struct Avx2 : WordBlocks<Avx2> {
     static constexpr int kDotRows = 2;   // 8 accumulators, 2 registers of digits, 1 of weights, 1 product
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
     static constexpr int64_t kUnit = 16;
-    static constexpr int64_t kFewRows = 8;
+    static constexpr int64_t kFewRows = 12;
     static constexpr int32_t kOffset = 0;
 
     // 16 digits of kRows rows, times the same codes of the four columns.

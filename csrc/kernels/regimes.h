@@ -77,7 +77,8 @@ class FewRows {
     const Product product_;
     DotRow<Isa> pass_[2 * Isa::kFewRows];  // high digits that are kept whole may be one more row
     int64_t passes_ = 0, joint_ = 0;       // of joint rows, which come first
-    uint64_t steps_[(Isa::kFewRows + Isa::kDotRows - 1) / Isa::kDotRows][kStepWords] = {};
+    static constexpr int64_t kPasses = (Isa::kFewRows + Isa::kDotRows - 1) / Isa::kDotRows;
+    uint64_t steps_[Isa::kHighFirst ? kPasses : 1][kStepWords] = {};
 };
 
 // One block of rows times `count` panels.
