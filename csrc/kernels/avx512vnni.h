@@ -80,19 +80,22 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
                         });
                 }
             }
+        }
+        if (row[0].first != nullptr && row[0].digits != nullptr) {
 #pragma GCC unroll 4
             for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
                 for (int c = 0; c < kDotColumns; ++c) acc[r][c] = _mm512_slli_epi32(acc[r][c], 8);
             }
         }
-        for (int64_t i = 0; i < whole; i += 64) {
+        int64_t i = row[0].digits != nullptr ? 0 : k;
+        for (; i < whole; i += 64) {
             w.stream_next(i, k);
             dot_step<kRows>(
                 acc, [&](int r) { return _mm512_load_si512(row[r].digits + i); },
                 [&](int c) { return to_unsigned(_mm512_loadu_si512(w.at[c] + i)); });
         }
-        if (whole < k) {
+        if (i < k) {
             dot_step<kRows>(
                 acc, [&](int r) { return _mm512_load_si512(row[r].digits + whole); },
                 [&](int c) { return load_codes(w.at[c] + whole, w.end); });

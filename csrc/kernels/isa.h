@@ -37,8 +37,9 @@ using Digit = typename Isa::Digit;
 template <class Isa>
 using DotColumns = WeightRows<Isa::kDotColumns>;
 
-// Digits of a plain row, low or high, and where their sums go. first: null, or high digits that count 256
-// times; steps: those 64 digits of them where a row that passes together has any, a bit each.
+// Digits of a plain row, low or high, and where their sums go. first: null, or high digits of which only
+// those steps of 64 are multiplied where a row that passes together has any, a bit each; they count 256
+// times, or once if there are no other digits.
 template <class Digit>
 struct RowSums {
     const Digit* digits;

@@ -41,8 +41,8 @@ struct Window {
         slots = has_own_slots ? __builtin_popcount(any) : most;
     }
 
-    static constexpr int kMore =
-        2;  // for such slots no word of the weight must be moved to where it is needed
+    // Slots that may be more of their own kind: no word of the weight must be moved to where it is needed.
+    static constexpr int kMore = 2;
 
     uint32_t any = 0;    // words that are not zero in some row
     bool has_own_slots;  // each of them, one place for all rows
