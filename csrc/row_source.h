@@ -6,6 +6,7 @@
 #include "kernel_table.h"
 
 namespace llmint8 {
+namespace {
 
 inline int64_t padded(int64_t k) {
     return round_up(k, kPadding);
@@ -48,4 +49,5 @@ struct RowScratch {
     Buffer memory;
 };
 
+}  // namespace
 }  // namespace llmint8
