@@ -9,7 +9,8 @@
 // one for each row), or whole, as the low digits. A unit is a word of four bytes (4 or 2 consecutive digits),
 // or in a plain row what the kernel asks. Units listed for a block are in groups as the low digits, with
 // zeros after the last. Where rows lie in the lanes of a register, lists become slots: 128 digits of k at a
-// time, the first non-zero word of each row, then the second, as long as there are any.
+// time, the first non-zero word of each row, then the second, as long as there are any; or a slot for each
+// word that some row has, where these are hardly more.
 #pragma once
 
 #include <cstdint>

@@ -69,9 +69,9 @@ struct Amx : Avx512Vnni {
     static constexpr int64_t kPatientBlocks = 8;  // with fewer, products would wait for memory
     static constexpr int64_t kFewRows = 1;
 
-    // Direct rows have their high digits whole. Else a listed word of a block must be
-    // copied from the panel, and one of a row takes two instructions where the dense product shares one among
-    // sixteen rows and words.
+    // Direct rows have their high digits whole. Else a listed word of a block must be copied from the panel,
+    // and one of a row takes two instructions where the dense product shares one among sixteen rows and
+    // words.
     static DigitLayout layout(int64_t m) {
         if (m <= kFewRows) return Avx512Vnni::layout(m);
         if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, kNever, kNever};

@@ -61,11 +61,7 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     KEEP_SUMS_IN_REGISTERS static void dot(const DotColumns<Avx512Vnni>& w, const DotRow<Avx512Vnni>* row,
                                            int64_t k, int64_t at) {
         __m512i acc[kRows][kDotColumns];
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-            for (int c = 0; c < kDotColumns; ++c) acc[r][c] = _mm512_setzero_si512();
-        }
+        set_zero(acc);
         const int64_t whole = k / 64 * 64;
         if (row[0].first != nullptr) {
             for (int64_t from = 0; from < k; from += 64 * 64) {
@@ -81,13 +77,7 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
                 }
             }
         }
-        if (row[0].first != nullptr && row[0].digits != nullptr) {
-#pragma GCC unroll 4
-            for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-                for (int c = 0; c < kDotColumns; ++c) acc[r][c] = _mm512_slli_epi32(acc[r][c], 8);
-            }
-        }
+        if (row[0].first != nullptr && row[0].digits != nullptr) times_256(acc);
         int64_t i = row[0].digits != nullptr ? 0 : k;
         for (; i < whole; i += 64) {
             w.stream_next(i, k);
@@ -139,11 +129,7 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
         set_zero(acc);
         if (first != nullptr) {
             add_units(panel, *first, acc);
-#pragma GCC unroll 12
-            for (int r = 0; r < kRows; ++r) {
-                acc[r][0] = _mm512_slli_epi32(acc[r][0], 8);
-                acc[r][1] = _mm512_slli_epi32(acc[r][1], 8);
-            }
+            times_256(acc);
         }
         for (int64_t w = 0; w < words; ++w, panel += kWordBytes * kColumns, lo += kWordBytes * kRows) {
             ahead.step();
@@ -181,10 +167,22 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
         for (; u < units.count; ++u, digits += kWordBytes * kRows) tile_step<kRows>(acc, word(u), digits);
     }
 
-    template <int kRows>
-    LLMINT8_INLINE static void set_zero(__m512i (&acc)[kRows][2]) {
+    template <int kRows, int kSums>
+    LLMINT8_INLINE static void set_zero(__m512i (&acc)[kRows][kSums]) {
 #pragma GCC unroll 12
-        for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm512_setzero_si512();
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+            for (int c = 0; c < kSums; ++c) acc[r][c] = _mm512_setzero_si512();
+        }
+    }
+
+    template <int kRows, int kSums>
+    LLMINT8_INLINE static void times_256(__m512i (&acc)[kRows][kSums]) {
+#pragma GCC unroll 12
+        for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+            for (int c = 0; c < kSums; ++c) acc[r][c] = _mm512_slli_epi32(acc[r][c], 8);
+        }
     }
 
     // A word of kRows rows times that word of the 32 columns.

@@ -7,11 +7,11 @@
 //   kFewRows                   up to here packing a panel costs more than it saves
 //   kOffset                    what was added to every weight; the row's digit sum undoes it
 //   kHighFirst                 dot products begin with the high digits of joint rows
-//   kIdleRows                  so few of a long weight leave out no zeros: memory is slower if read with gaps
-//   dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows
-//   dot_units(columns, units, sums)          the same for the listed units of one row; unless kHighFirst
-//   pack_panel(product, begin, end, panel)   weight rows [begin, end), repeated to kColumns
-//   tile_units<1>(panel, units, sums)        sums[0][0 .. kColumns) of the listed words of one row
+//   kIdleRows                  so many, or fewer, leave out no zeros of long rows, which memory sets the pace
+//   of dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows dot_units(columns,
+//   units, sums)          the same for the listed units of one row; unless kHighFirst pack_panel(product,
+//   begin, end, panel)   weight rows [begin, end), repeated to kColumns tile_units<1>(panel, units, sums)
+//   sums[0][0 .. kColumns) of the listed words of one row
 // and how it multiplies a block of rows, as WordBlocks says.
 #pragma once
 
@@ -109,13 +109,9 @@ struct WordBlocks {
     // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.
     static DigitLayout layout(int64_t m) {
         const bool plain = m <= Isa::kFewRows;
-        DigitLayout layout{plain ? 1 : Isa::kMaxRows,
-                           sizeof(Digit<Isa>),
-                           Isa::kUnit,
-                           kWordBytes,
-                           1.15,
-                           plain && Isa::kHighFirst ? kNever : 2.5};
-        if (plain) layout.shared_cost = kNever;
+        const double shared_cost = plain ? kNever : 1.15, own_cost = plain && Isa::kHighFirst ? kNever : 2.5;
+        DigitLayout layout{
+            plain ? 1 : Isa::kMaxRows, sizeof(Digit<Isa>), Isa::kUnit, kWordBytes, shared_cost, own_cost};
         layout.joins = Isa::kHighFirst || !plain;
         return layout;
     }

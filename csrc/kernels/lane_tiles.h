@@ -148,7 +148,7 @@ KEEP_SUMS_IN_REGISTERS void slots_tile(const int8_t* const* columns, int at, con
             continue;
         }
         const int64_t from = window * kSlotWindow, rest = k - from;
-        if (rest >= kSlotWindow) {
+        if (rest >= kSlotWindow) {  // said apart: asking each load what is left takes a twentieth longer
 #pragma GCC unroll 8
             for (int c = 0; c < kSlotTile; ++c) {
                 left[c] = to_unsigned(_mm512_loadu_si512(columns[at + c] + from));
