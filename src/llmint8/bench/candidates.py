@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -75,7 +74,11 @@ class Layer:
         return found
 
     def _modules(self, first: Int8Linear) -> Callable[[], Int8Linear]:
-        ours = [first, *(copy.deepcopy(first) for _ in range(copies(self.k * self.n, self._beyond) - 1))]
+        ours = [first]
+        while len(ours) < copies(self.k * self.n, self._beyond):
+            # A deep copy would lie where torch puts it, not where a layer keeps its weight.
+            ours.append(Int8Linear(self.k, self.n, bias=False, device=self._device))
+            ours[-1].load_state_dict(first.state_dict())
         with torch.inference_mode():
             for module in ours:  # what a backend may prepare for a weight is no part of a call
                 module(torch.zeros(1, self.k, dtype=torch.bfloat16, device=self._device))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from llmint8 import memory
 from llmint8.nn import Int8Linear
 from llmint8.numerics import CODE_MAX
 
@@ -23,9 +24,9 @@ class Limits:
 
     def seconds(self, k: int, n: int, m: float) -> tuple[float, str]:
         """The least time of a layer, and what sets it: "memory" for its K·N weights, or "int8" products."""
-        memory = k * n / self.bytes_per_second
+        reading = k * n / self.bytes_per_second
         products = 2 * k * n * m / self.operations_per_second
-        return (memory, "memory") if memory >= products else (products, "int8")
+        return (reading, "memory") if reading >= products else (products, "int8")
 
     def best(self, other: Limits) -> Limits:
         """The higher of each: whatever disturbs a measurement only lowers it."""
@@ -45,7 +46,8 @@ def measure_limits(nbytes: int = 512 << 20, size: int = 4096, passes: int = 5) -
 
 
 def _bandwidth(nbytes: int, passes: int) -> float:
-    buffer = torch.ones(nbytes // 8, dtype=torch.int64)  # written, or every page would be the zero page
+    # As weights lie; written, or every page would be the zero page.
+    buffer = memory.zeros((nbytes // 8,), torch.int64).fill_(1)
     octets = buffer.view(torch.int8)
     # The two reductions that torch reads with at the speed of memory; which is faster depends on the CPU.
     return buffer.nbytes / _fastest([buffer.sum, octets.max], passes)

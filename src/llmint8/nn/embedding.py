@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmint8 import reference
+from llmint8 import memory, reference
 from llmint8.nn.casting import keeping
 from llmint8.nn.linear import invalid_tensors
 from llmint8.numerics import ROW_MAJOR
@@ -46,7 +46,7 @@ class Int8Embedding(nn.Module):
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
         self.dtype = dtype
-        codes = torch.zeros((num_embeddings, embedding_dim), dtype=torch.int8, device=device)
+        codes = memory.zeros((num_embeddings, embedding_dim), device=device)
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.register_buffer("SCB", torch.zeros(num_embeddings, dtype=torch.float32, device=device))
         self.register_buffer("weight_format", torch.tensor(ROW_MAJOR, dtype=torch.uint8, device=device))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmint8 import ops, reference
+from llmint8 import memory, ops, reference
 from llmint8.config import Threshold
 from llmint8.nn.casting import keeping
 from llmint8.nn.linear import invalid_tensors
@@ -46,7 +46,7 @@ def experts_as_linear(module: nn.Module, weight: Tensor) -> Tensor:
 
 def quantize_experts(weight: Tensor, name: str = "weight") -> tuple[Tensor, Tensor]:
     """`reference.quantize_weight` of each expert: float `[E, N, K]` to int8 `[E, N, K]`, float32 `[E, N]`."""
-    codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    codes = memory.zeros(weight.shape, device=weight.device)
     absmax = torch.empty(weight.shape[:2], dtype=torch.float32, device=weight.device)
     for index in range(weight.shape[0]):
         codes[index], absmax[index] = reference.quantize_weight(weight[index], f"{name}[{index}]")

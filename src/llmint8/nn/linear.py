@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmint8 import ops, reference
+from llmint8 import memory, ops, reference
 from llmint8.config import Threshold, check_threshold
 from llmint8.errors import QuantizationError
 from llmint8.nn.casting import keeping
@@ -52,7 +52,7 @@ class Int8Linear(HasThreshold, nn.Linear):
         nn.Module.__init__(self)  # nn.Linear's would allocate and initialise a float weight
         self.in_features = in_features
         self.out_features = out_features
-        codes = torch.zeros((out_features, in_features), dtype=torch.int8, device=device)
+        codes = memory.zeros((out_features, in_features), device=device)
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.register_buffer("SCB", torch.zeros(out_features, dtype=torch.float32, device=device))
         self.register_buffer("weight_format", torch.tensor(ROW_MAJOR, dtype=torch.uint8, device=device))

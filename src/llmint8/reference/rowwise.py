@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from llmint8 import memory
 from llmint8.errors import InputError, QuantizationError
 from llmint8.numerics import CODE_MAX, DIGIT_BASE, MAX_FEATURES, OUTLIER_MAX, TINY
 from llmint8.reference.outliers import outlier_mask
@@ -76,7 +77,7 @@ def weight_codes(weight: Tensor, absmax: Tensor) -> Tensor:
     largest magnitude of each row; 0 gives codes 0.
     """
     factor = _divide(CODE_MAX, absmax).masked_fill(absmax == 0, 0)[:, None]
-    codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    codes = memory.zeros(weight.shape, device=weight.device)
     for block in _row_blocks(weight):
         scaled = weight[block].float() * factor[block]
         codes[block] = scaled.round().clamp(-CODE_MAX, CODE_MAX).to(torch.int8)
