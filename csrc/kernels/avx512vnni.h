@@ -18,7 +18,6 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
     static constexpr int64_t kUnit = 64;
     static constexpr int64_t kFewRows = 8;
-    static constexpr int64_t kIdleRows = 4;
     static constexpr int32_t kOffset = 128;
     static constexpr bool kHighFirst = true;
 

@@ -7,11 +7,10 @@
 //   kFewRows                   up to here packing a panel costs more than it saves
 //   kOffset                    what was added to every weight; the row's digit sum undoes it
 //   kHighFirst                 dot products begin with the high digits of joint rows
-//   kIdleRows                  so many, or fewer, leave out no zeros of long rows, which memory sets the pace
-//   of dot<R>(columns, digits, k, sums)         sums[r][0 .. kDotColumns) of R plain rows dot_units(columns,
-//   units, sums)          the same for the listed units of one row; unless kHighFirst pack_panel(product,
-//   begin, end, panel)   weight rows [begin, end), repeated to kColumns tile_units<1>(panel, units, sums)
-//   sums[0][0 .. kColumns) of the listed words of one row
+//   dot<R>(columns, rows, k, at)   sums of R rows, DotRow, from at on, with kDotColumns columns
+//   dot_units(columns, units, sums)   the same for the listed units of one row; unless kHighFirst
+//   pack_panel(product, begin, end, panel)   weight rows [begin, end), repeated to kColumns
+//   tile_units<1>(panel, units, sums)   sums[0][0 .. kColumns) of the listed words of one row
 // and how it multiplies a block of rows, as WordBlocks says.
 #pragma once
 
@@ -104,7 +103,6 @@ struct WordBlocks {
     static constexpr int kPanels = 1;             // panels that stay in the cache while all rows pass
     static constexpr int64_t kPatientBlocks = 1;  // as many give the next weights time to come from memory
     static constexpr bool kHighFirst = false;
-    static constexpr int64_t kIdleRows = 0;
 
     // Listed words of a block share the loads of the weight; a row has them for itself and waits for them.
     static DigitLayout layout(int64_t m) {

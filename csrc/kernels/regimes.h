@@ -8,94 +8,10 @@
 // Internal linkage, as in float_bits.h and for the same reason.
 #pragma once
 
-#include "kernels/isa.h"
+#include "kernels/few_rows.h"
 
 namespace llmint8 {
 namespace {
-
-// Few rows of a product, if there is one, and how they pass over the weight.
-template <class Isa>
-class FewRows {
-  public:
-    explicit FewRows(const Product& product) : product_(product) {
-        if (product.rows == nullptr) return;
-        const QuantizedRows& rows = *product.rows;
-        const auto is_whole = [&](int64_t row) { return rows.block(row).high == High::kWhole; };
-        const auto is_joint = [&](int64_t row) { return is_whole(row) && rows.row(row).scale.joint; };
-        // Whether the others' high digits pass beside their low ones: so few of them read the weight once.
-        const bool beside = !Isa::kHighFirst || 2 * rows.m() <= Isa::kDotRows;
-        const auto lo = [&](int64_t row) { return digits(rows.block(row).lo); };
-        const auto hi = [&](int64_t row) { return digits(rows.block(row).units.digits); };
-        for (int64_t row = 0; row < rows.m(); ++row) {
-            if (is_joint(row)) add({lo(row), sums.low[row]}, hi(row), 0);
-        }
-        ends_[0] = passes_;
-        for (int64_t row = 0; row < rows.m(); ++row) {
-            if (!is_joint(row)) pass_[passes_++] = {lo(row), sums.low[row]};
-            if (is_whole(row) && !is_joint(row) && beside) pass_[passes_++] = {hi(row), sums.high[row]};
-        }
-        ends_[1] = passes_;
-        for (int64_t row = 0; !beside && row < rows.m(); ++row) {
-            if (is_whole(row) && !is_joint(row)) add({nullptr, sums.high[row]}, hi(row), ends_[1]);
-        }
-        ends_[2] = passes_;
-    }
-
-    // Sums of all rows with one tile of columns.
-    void multiply(int64_t begin, int64_t end) {
-        const QuantizedRows& rows = *product_.rows;
-        for (int64_t n = begin; n < begin + Isa::kColumns; n += Isa::kDotColumns) {
-            const DotColumns<Isa> w(product_, n, end);
-            const int64_t at = n - begin;
-            int64_t p = 0;
-            for (const int64_t group_end : ends_) {
-                for (int64_t last = 0; p < group_end; p = last) {
-                    last = p + Isa::kDotRows < group_end ? p + Isa::kDotRows : group_end;
-                    Rows<Isa, Isa::kDotRows>::dot(last - p, w, pass_ + p, rows.k(), at);
-                }
-            }
-            if constexpr (!Isa::kHighFirst) {
-                for (int64_t row = 0; row < rows.m(); ++row) {
-                    if (rows.block(row).high == High::kOwn)
-                        Isa::dot_units(w, rows.row(row).units, &sums.high[row][at]);
-                }
-            }
-        }
-    }
-
-    TileSums<Isa, Isa::kFewRows> sums;
-
-  private:
-    static constexpr int kStepWords = kMaxK / kPadding / 64;
-
-    // A row with high digits of a group, whose rows pass together.
-    void add(DotRow<Isa> row, const Digit<Isa>* high, int64_t group_begin) {
-        if ((passes_ - group_begin) % Isa::kDotRows == 0) ++sets_;
-        row.first = high, row.steps = steps_[sets_ - 1];
-        add_steps(high, steps_[sets_ - 1]);
-        pass_[passes_++] = row;
-    }
-
-    void add_steps(const Digit<Isa>* high, uint64_t* steps) const {
-        const bool idle = product_.rows->m() <= Isa::kIdleRows && product_.rows->k() >= kShortRow;
-        for (int64_t i = 0, step = 0; i < product_.rows->k(); i += kPadding, ++step) {
-            uint64_t words[kPadding * sizeof(*high) / 8], any = 0;
-            std::memcpy(words, high + i, sizeof words);
-            for (uint64_t word : words) any |= word;
-            steps[step / 64] |= static_cast<uint64_t>(idle || any != 0) << step % 64;
-        }
-    }
-
-    static const Digit<Isa>* digits(const void* from) { return static_cast<const Digit<Isa>*>(from); }
-
-    const Product product_;
-    // Joint rows with both digits, low digits of the others, and their high ones.
-    DotRow<Isa> pass_[2 * Isa::kFewRows];
-    int64_t passes_ = 0, ends_[3] = {};
-    // Where those that pass together have high digits, a bit for each kPadding of them.
-    uint64_t steps_[Isa::kHighFirst ? Isa::kFewRows / Isa::kDotRows + 2 : 1][kStepWords] = {};
-    int64_t sets_ = 0;
-};
 
 // One block of rows times `count` panels.
 template <class Isa>

@@ -126,6 +126,24 @@ def test_outliers_in_columns_that_rows_share(native: Native, m: int, k: int) -> 
         check(native, Case(x, weight, torch.rand(40), None, 6.0))
 
 
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("k", [130, 577, 1030, 4096])
+@pytest.mark.parametrize("apart", [1, 64])
+def test_outliers_in_columns_of_each_row(native: Native, m: int, k: int, apart: int) -> None:
+    """A row has what no other has among them: few and many of the 64 digits that are multiplied at a time."""
+    generator = torch.Generator().manual_seed(k)
+    weight = torch.randint(-127, 128, (37, k), generator=generator).to(torch.int8)
+    for large in (7.0, 1e4):  # the second makes sums of high digits too large to be added up with low ones
+        x = torch.randn(m, k, generator=generator).clamp(-4, 4)
+        for row in range(m):
+            x[row, (k - 1 - row * apart * 3) % k] = large
+            x[row, row * apart % k] = -large
+        x[:, 0] = 5000.0
+        check(native, Case(x, weight, torch.rand(37), None, 6.0))
+        x[m // 2].clamp_(-4, 4)
+        check(native, Case(x, weight, torch.rand(37), torch.rand(37), 6.0))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("k", [16, 64, 577, 4096])
 def test_automatic_rule_at_its_bound(native: Native, dtype: torch.dtype, k: int) -> None:

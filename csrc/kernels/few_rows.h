@@ -1,0 +1,124 @@
+// Few rows of a product: in which order their digits pass over each tile of the weight. Internal linkage, as
+// in float_bits.h and for the same reason.
+#pragma once
+
+#include "kernels/isa.h"
+
+namespace llmint8 {
+namespace {
+
+// Few rows of a product, if there is one, and how they pass over the weight.
+template <class Isa>
+class FewRows {
+  public:
+    explicit FewRows(const Product& product) : product_(product) {
+        if (product.rows == nullptr) return;
+        const QuantizedRows& rows = *product.rows;
+        // High digits pass beside the low ones: so few of them read the weight once.
+        const bool beside = !Isa::kHighFirst || 2 * rows.m() <= Isa::kDotRows;
+        // Or after these, where the tile is in the cache then, and most of it has none.
+        const bool apart = beside || (rows.m() <= Isa::kDotRows && has_few_steps());
+        const auto is_first = [&](int64_t row) { return is_joint(row) && !apart; };
+        const auto lo = [&](int64_t row) { return digits(rows.block(row).lo); };
+        const auto hi = [&](int64_t row) { return digits(rows.block(row).units.digits); };
+        for (int64_t row = 0; row < rows.m(); ++row) {
+            if (is_first(row)) pass_[passes_++] = {lo(row), sums.low[row], hi(row)};
+        }
+        ends_[0] = passes_;
+        for (int64_t row = 0; row < rows.m(); ++row) {
+            if (!is_first(row)) pass_[passes_++] = {lo(row), sums.low[row]};
+            if (is_whole(row) && beside) pass_[passes_++] = {hi(row), sums.high[row]};
+        }
+        ends_[1] = passes_;
+        for (int64_t row = 0; !beside && row < rows.m(); ++row) {
+            if (is_whole(row) && !is_first(row)) pass_[passes_++] = {nullptr, sums.high[row], hi(row)};
+        }
+        ends_[2] = passes_;
+        is_alone_ = ends_[0] == 0 && ends_[1] <= Isa::kDotRows && (apart || ends_[1] == passes_);
+        int64_t sets = 0;
+        for_each_pass([&](int64_t p, int64_t count) {
+            if (pass_[p].first == nullptr) return;
+            uint64_t* const steps = steps_[sets++];
+            for (int64_t i = p; i < p + count; ++i) add_steps(pass_[i].first, steps);
+            pass_[p].steps = steps;
+        });
+    }
+
+    // Sums of all rows with one tile of columns.
+    void multiply(int64_t begin, int64_t end) {
+        const QuantizedRows& rows = *product_.rows;
+        for (int64_t n = begin; n < begin + Isa::kColumns; n += Isa::kDotColumns) {
+            DotColumns<Isa> w(product_, n, end);
+            const int64_t at = n - begin;
+            w.ask_often(is_alone_);
+            for_each_pass([&](int64_t p, int64_t count) {
+                Rows<Isa, Isa::kDotRows>::dot(count, w, pass_ + p, rows.k(), at);
+                w.ask_often(false);
+            });
+            if constexpr (Isa::kHighFirst) {
+                for (int64_t row = 0; ends_[0] == 0 && row < rows.m(); ++row) {
+                    for (int64_t c = at; is_joint(row) && c < at + Isa::kDotColumns; ++c)
+                        sums.low[row][c] += 256 * sums.high[row][c];
+                }
+            } else {
+                for (int64_t row = 0; row < rows.m(); ++row) {
+                    if (rows.block(row).high == High::kOwn)
+                        Isa::dot_units(w, rows.row(row).units, &sums.high[row][at]);
+                }
+            }
+        }
+    }
+
+    TileSums<Isa, Isa::kFewRows> sums;
+
+  private:
+    static constexpr int kStepWords = kMaxK / kPadding / 64;
+
+    bool is_whole(int64_t row) const { return product_.rows->block(row).high == High::kWhole; }
+    bool is_joint(int64_t row) const { return is_whole(row) && product_.rows->row(row).scale.joint; }
+
+    // visit(first, count): of those that pass together.
+    template <class Visit>
+    void for_each_pass(const Visit& visit) const {
+        int64_t p = 0;
+        for (const int64_t group_end : ends_) {
+            for (int64_t last = 0; p < group_end; p = last) {
+                last = p + Isa::kDotRows < group_end ? p + Isa::kDotRows : group_end;
+                visit(p, last - p);
+            }
+        }
+    }
+
+    // Whether at most half of the steps hold high digits.
+    bool has_few_steps() const {
+        uint64_t steps[kStepWords] = {};
+        for (int64_t row = 0; row < product_.rows->m(); ++row) {
+            if (is_whole(row)) add_steps(digits(product_.rows->block(row).units.digits), steps);
+        }
+        int64_t count = 0;
+        for (const uint64_t word : steps) count += __builtin_popcountll(word);
+        return 2 * count * kPadding <= product_.rows->padded_k();
+    }
+
+    void add_steps(const Digit<Isa>* high, uint64_t* steps) const {
+        for (int64_t i = 0, step = 0; i < product_.rows->k(); i += kPadding, ++step) {
+            uint64_t words[kPadding * sizeof(*high) / 8], any = 0;
+            std::memcpy(words, high + i, sizeof words);
+            for (uint64_t word : words) any |= word;
+            steps[step / 64] |= static_cast<uint64_t>(any != 0) << step % 64;
+        }
+    }
+
+    static const Digit<Isa>* digits(const void* from) { return static_cast<const Digit<Isa>*>(from); }
+
+    const Product product_;
+    // Joint rows with both digits, low digits of the others, with or without their high ones, and the rest.
+    DotRow<Isa> pass_[2 * Isa::kFewRows];
+    int64_t passes_ = 0, ends_[3] = {};
+    bool is_alone_ = false;  // one pass reads the weight, and others little of it
+    // Where those that pass together have high digits, a bit for each kPadding of them.
+    uint64_t steps_[Isa::kHighFirst ? Isa::kFewRows / Isa::kDotRows + 2 : 1][kStepWords] = {};
+};
+
+}  // namespace
+}  // namespace llmint8
