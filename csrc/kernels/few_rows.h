@@ -14,34 +14,33 @@ class FewRows {
     explicit FewRows(const Product& product) : product_(product) {
         if (product.rows == nullptr) return;
         const QuantizedRows& rows = *product.rows;
-        // High digits pass beside the low ones: so few of them read the weight once.
+        // Whether high digits pass beside the low ones: so few of them read the weight once.
         const bool beside = !Isa::kHighFirst || 2 * rows.m() <= Isa::kDotRows;
-        // Or after these, where the tile is in the cache then, and most of it has none.
-        const bool apart = beside || (rows.m() <= Isa::kDotRows && has_few_steps());
-        const auto is_first = [&](int64_t row) { return is_joint(row) && !apart; };
         const auto lo = [&](int64_t row) { return digits(rows.block(row).lo); };
         const auto hi = [&](int64_t row) { return digits(rows.block(row).units.digits); };
         for (int64_t row = 0; row < rows.m(); ++row) {
-            if (is_first(row)) pass_[passes_++] = {lo(row), sums.low[row], hi(row)};
+            if (is_joint(row) && !beside) pass_[passes_++] = {lo(row), sums.low[row], hi(row)};
         }
         ends_[0] = passes_;
         for (int64_t row = 0; row < rows.m(); ++row) {
-            if (!is_first(row)) pass_[passes_++] = {lo(row), sums.low[row]};
+            if (!is_joint(row) || beside) pass_[passes_++] = {lo(row), sums.low[row]};
             if (is_whole(row) && beside) pass_[passes_++] = {hi(row), sums.high[row]};
         }
         ends_[1] = passes_;
         for (int64_t row = 0; !beside && row < rows.m(); ++row) {
-            if (is_whole(row) && !is_first(row)) pass_[passes_++] = {nullptr, sums.high[row], hi(row)};
+            if (is_whole(row) && !is_joint(row)) pass_[passes_++] = {nullptr, sums.high[row], hi(row)};
         }
         ends_[2] = passes_;
-        is_alone_ = ends_[0] == 0 && ends_[1] <= Isa::kDotRows && (apart || ends_[1] == passes_);
-        int64_t sets = 0;
+        int64_t sets = 0, reads = 0, steps_with_high = 0;
         for_each_pass([&](int64_t p, int64_t count) {
+            if (pass_[p].digits != nullptr) ++reads;
             if (pass_[p].first == nullptr) return;
             uint64_t* const steps = steps_[sets++];
             for (int64_t i = p; i < p + count; ++i) add_steps(pass_[i].first, steps);
+            for (int64_t i = 0; i < kStepWords; ++i) steps_with_high += __builtin_popcountll(steps[i]);
             pass_[p].steps = steps;
         });
+        is_alone_ = reads == 1 && 2 * steps_with_high * kPadding <= rows.padded_k();
     }
 
     // Sums of all rows with one tile of columns.
@@ -56,7 +55,7 @@ class FewRows {
                 w.ask_often(false);
             });
             if constexpr (Isa::kHighFirst) {
-                for (int64_t row = 0; ends_[0] == 0 && row < rows.m(); ++row) {
+                for (int64_t row = 0; ends_[0] == 0 && row < rows.m(); ++row) {  // those that passed beside
                     for (int64_t c = at; is_joint(row) && c < at + Isa::kDotColumns; ++c)
                         sums.low[row][c] += 256 * sums.high[row][c];
                 }
@@ -89,17 +88,6 @@ class FewRows {
         }
     }
 
-    // Whether at most half of the steps hold high digits.
-    bool has_few_steps() const {
-        uint64_t steps[kStepWords] = {};
-        for (int64_t row = 0; row < product_.rows->m(); ++row) {
-            if (is_whole(row)) add_steps(digits(product_.rows->block(row).units.digits), steps);
-        }
-        int64_t count = 0;
-        for (const uint64_t word : steps) count += __builtin_popcountll(word);
-        return 2 * count * kPadding <= product_.rows->padded_k();
-    }
-
     void add_steps(const Digit<Isa>* high, uint64_t* steps) const {
         for (int64_t i = 0, step = 0; i < product_.rows->k(); i += kPadding, ++step) {
             uint64_t words[kPadding * sizeof(*high) / 8], any = 0;
@@ -115,7 +103,7 @@ class FewRows {
     // Joint rows with both digits, low digits of the others, with or without their high ones, and the rest.
     DotRow<Isa> pass_[2 * Isa::kFewRows];
     int64_t passes_ = 0, ends_[3] = {};
-    bool is_alone_ = false;  // one pass reads the weight, and others little of it
+    bool is_alone_ = false;  // one pass reads the weight, and high digits little of it again
     // Where those that pass together have high digits, a bit for each kPadding of them.
     uint64_t steps_[Isa::kHighFirst ? Isa::kFewRows / Isa::kDotRows + 2 : 1][kStepWords] = {};
 };
