@@ -7,7 +7,7 @@
 namespace llmint8 {
 namespace {
 
-// Few rows of a product, if there is one, and how they pass over the weight.
+// Of a product, if there is one.
 template <class Isa>
 class FewRows {
   public:
@@ -88,6 +88,7 @@ class FewRows {
         }
     }
 
+    // Marks the steps of kPadding digits that are not all zero.
     void add_steps(const Digit<Isa>* high, uint64_t* steps) const {
         for (int64_t i = 0, step = 0; i < product_.rows->k(); i += kPadding, ++step) {
             uint64_t words[kPadding * sizeof(*high) / 8], any = 0;
