@@ -37,6 +37,18 @@ inline __m512i load_codes(const int8_t* from, const int8_t* end) {
     return to_unsigned(load_part(from, end - from));
 }
 
+// `codes`, but for those places which are read, a bit each.
+inline __m512i load_places(__m512i codes, uint64_t places, const int8_t* from) {
+#if defined(LLMINT8_EMULATE_AVX512)
+    int8_t all[64];
+    _mm512_storeu_si512(all, codes);
+    for (; places != 0; places &= places - 1) all[__builtin_ctzll(places)] = from[__builtin_ctzll(places)];
+    return _mm512_loadu_si512(all);
+#else
+    return _mm512_mask_loadu_epi8(codes, places, from);
+#endif
+}
+
 // Four registers of 16 partial sums to four sums.
 inline void store_sums(__m512i a, __m512i b, __m512i c, __m512i d, int32_t* sums) {
     const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));

@@ -17,7 +17,7 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
     static constexpr int kDotRows = 4;     // 16 accumulators, 4 weight registers, 1 of digits
     static constexpr int kDotColumns = 4;  // as many as store_sums takes
     static constexpr int64_t kUnit = 64;
-    static constexpr int64_t kFewRows = 8;
+    static constexpr int64_t kFewRows = 24;
     static constexpr int32_t kOffset = 128;
     static constexpr bool kHighFirst = true;
 
@@ -56,26 +56,52 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
         }
     }
 
+    // Of high digits: steps that were folded into one, and whole ones.
+    template <int kRows>
+    LLMINT8_INLINE static void dot_high(__m512i (&acc)[kRows][kDotColumns], const DotColumns<Avx512Vnni>& w,
+                                        const DotRow<Avx512Vnni>* row, int64_t k) {
+        const auto& high = *row[0].steps;
+        const int64_t whole = k / 64 * 64;
+        for (int64_t f = 0; f < high.folds; ++f) {
+            const auto& fold = high.fold[f];
+            __m512i codes[kDotColumns];
+            for (auto& some : codes) some = _mm512_setzero_si512();
+            for (int64_t p = 0; p < fold.parts; ++p) {
+                const auto& part = fold.part[p];
+                if (high.meets_first) w.stream_next(part.at, k);
+                for (int c = 0; c < kDotColumns; ++c)
+                    codes[c] = load_places(codes[c], part.places, w.at[c] + part.at);
+            }
+            dot_step<kRows>(
+                acc, [&](int r) { return _mm512_load_si512(fold.digits[r]); },
+                [&](int c) { return to_unsigned(codes[c]); });
+        }
+        for (int64_t from = 0; from < k; from += 64 * 64) {
+            for (uint64_t steps = high.whole[from / (64 * 64)]; steps != 0; steps &= steps - 1) {
+                const int64_t i = from + 64 * __builtin_ctzll(steps);
+                w.stream_next(i, k);
+                dot_step<kRows>(
+                    acc, [&](int r) { return _mm512_load_si512(row[r].first + i); },
+                    [&](int c) {
+                        return i < whole ? to_unsigned(_mm512_loadu_si512(w.at[c] + i))
+                                         : load_codes(w.at[c] + i, w.end);
+                    });
+            }
+        }
+    }
+
+    static uint64_t nonzero(const int8_t* digits) {
+        const __m512i some = _mm512_load_si512(digits);
+        return _mm512_test_epi8_mask(some, some);
+    }
+
     template <int kRows>
     KEEP_SUMS_IN_REGISTERS static void dot(const DotColumns<Avx512Vnni>& w, const DotRow<Avx512Vnni>* row,
                                            int64_t k, int64_t at) {
         __m512i acc[kRows][kDotColumns];
         set_zero(acc);
         const int64_t whole = k / 64 * 64;
-        if (row[0].first != nullptr) {
-            for (int64_t from = 0; from < k; from += 64 * 64) {
-                for (uint64_t steps = row[0].steps[from / (64 * 64)]; steps != 0; steps &= steps - 1) {
-                    const int64_t i = from + 64 * __builtin_ctzll(steps);
-                    w.stream_next(i, k);
-                    dot_step<kRows>(
-                        acc, [&](int r) { return _mm512_load_si512(row[r].first + i); },
-                        [&](int c) {
-                            return i < whole ? to_unsigned(_mm512_loadu_si512(w.at[c] + i))
-                                             : load_codes(w.at[c] + i, w.end);
-                        });
-                }
-            }
-        }
+        if (row[0].first != nullptr) dot_high<kRows>(acc, w, row, k);
         if (row[0].first != nullptr && row[0].digits != nullptr) times_256(acc);
         int64_t i = row[0].digits != nullptr ? 0 : k;
         for (; i < whole; i += 64) {

@@ -31,16 +31,20 @@ class FewRows {
             if (is_whole(row) && !is_joint(row)) pass_[passes_++] = {nullptr, sums.high[row], hi(row)};
         }
         ends_[2] = passes_;
-        int64_t sets = 0, reads = 0, steps_with_high = 0;
+        int64_t sets = 0, reads = 0, reads_again = 0;
         for_each_pass([&](int64_t p, int64_t count) {
             if (pass_[p].digits != nullptr) ++reads;
-            if (pass_[p].first == nullptr) return;
-            uint64_t* const steps = steps_[sets++];
-            for (int64_t i = p; i < p + count; ++i) add_steps(pass_[i].first, steps);
-            for (int64_t i = 0; i < kStepWords; ++i) steps_with_high += __builtin_popcountll(steps[i]);
-            pass_[p].steps = steps;
+            if constexpr (Isa::kHighFirst) {
+                if (pass_[p].first == nullptr) return;
+                const Digit<Isa>* first[Isa::kDotRows];
+                for (int64_t i = 0; i < count; ++i) first[i] = pass_[p + i].first;
+                steps_[sets].set(first, count, rows.k(), Isa::nonzero);
+                steps_[sets].meets_first = p == 0;
+                reads_again += steps_[sets].reads;
+                pass_[p].steps = &steps_[sets++];
+            }
         });
-        is_alone_ = reads == 1 && 2 * steps_with_high * kPadding <= rows.padded_k();
+        is_alone_ = reads == 1 && 2 * reads_again * kPadding <= rows.padded_k();
     }
 
     // Sums of all rows with one tile of columns.
@@ -71,8 +75,6 @@ class FewRows {
     TileSums<Isa, Isa::kFewRows> sums;
 
   private:
-    static constexpr int kStepWords = kMaxK / kPadding / 64;
-
     bool is_whole(int64_t row) const { return product_.rows->block(row).high == High::kWhole; }
     bool is_joint(int64_t row) const { return is_whole(row) && product_.rows->row(row).scale.joint; }
 
@@ -88,16 +90,6 @@ class FewRows {
         }
     }
 
-    // Marks the steps of kPadding digits that are not all zero.
-    void add_steps(const Digit<Isa>* high, uint64_t* steps) const {
-        for (int64_t i = 0, step = 0; i < product_.rows->k(); i += kPadding, ++step) {
-            uint64_t words[kPadding * sizeof(*high) / 8], any = 0;
-            std::memcpy(words, high + i, sizeof words);
-            for (uint64_t word : words) any |= word;
-            steps[step / 64] |= static_cast<uint64_t>(any != 0) << step % 64;
-        }
-    }
-
     static const Digit<Isa>* digits(const void* from) { return static_cast<const Digit<Isa>*>(from); }
 
     const Product product_;
@@ -105,8 +97,7 @@ class FewRows {
     DotRow<Isa> pass_[2 * Isa::kFewRows];
     int64_t passes_ = 0, ends_[3] = {};
     bool is_alone_ = false;  // one pass reads the weight, and high digits little of it again
-    // Where those that pass together have high digits, a bit for each kPadding of them.
-    uint64_t steps_[Isa::kHighFirst ? Isa::kFewRows / Isa::kDotRows + 2 : 1][kStepWords] = {};
+    HighSteps<Isa::kDotRows> steps_[Isa::kHighFirst ? Isa::kFewRows / Isa::kDotRows + 1 : 1];
 };
 
 }  // namespace

@@ -17,6 +17,7 @@ namespace llmint8 {
 namespace {
 
 constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds |v| < 2^22 half to even
+constexpr uint32_t kRoundBits = 0x4b400000;
 
 inline uint32_t to_bits(float value) {
     uint32_t bits;
@@ -39,8 +40,18 @@ inline float magnitude(float value) {
     return from_bits(to_bits(value) & 0x7fffffffu);
 }
 
+// Rounded half to even, and kRoundBits more, which do not change the low byte and come off a sum at once.
+inline uint32_t round_to_bits(float value) {
+    return to_bits(value + kRoundMagic);
+}
+
 inline int32_t round_half_even(float value) {
-    return static_cast<int32_t>(to_bits(value + kRoundMagic) - to_bits(kRoundMagic));
+    return static_cast<int32_t>(round_to_bits(value) - kRoundBits);
+}
+
+// A sum of `count` such bits, without those; modulo 2^32, the true sum fits.
+inline int32_t rounded_sum(uint32_t bits, int64_t count) {
+    return static_cast<int32_t>(bits - static_cast<uint32_t>(count) * kRoundBits);
 }
 
 inline float half_to_float(uint16_t half) {

@@ -7,6 +7,7 @@
 //   kFewRows                   up to here packing a panel costs more than it saves
 //   kOffset                    what was added to every weight; the row's digit sum undoes it
 //   kHighFirst                 dot products begin with the high digits of joint rows
+//   nonzero(digits)            which of 64 are not zero, a bit each; if kHighFirst
 //   dot<R>(columns, rows, k, at)   sums of R rows, DotRow, from at on, with kDotColumns columns
 //   dot_units(columns, units, sums)   the same for the listed units of one row; unless kHighFirst
 //   pack_panel(product, begin, end, panel)   weight rows [begin, end), repeated to kColumns
@@ -16,6 +17,7 @@
 
 #include "kernels/ahead.h"
 #include "kernels/epilogue.h"
+#include "kernels/high_steps.h"
 #include "kernels/weight_rows.h"
 
 // For a microkernel. Partial redundancy elimination of GCC 12 makes a second copy of each sum, and a loop
@@ -36,19 +38,18 @@ using Digit = typename Isa::Digit;
 template <class Isa>
 using DotColumns = WeightRows<Isa::kDotColumns>;
 
-// Digits of a plain row, low or high, and where their sums go. first: null, or high digits of which only
-// those steps of 64 are multiplied where a row that passes together has any, a bit each; they count 256
-// times, or once if there are no other digits.
-template <class Digit>
+// Digits of a plain row, low or high, and where their sums go. first: null, or high digits, whose steps the
+// first row of those that pass together has; they count 256 times, or once if there are no other digits.
+template <class Digit, class Steps>
 struct RowSums {
     const Digit* digits;
     int32_t* sums;
     const Digit* first = nullptr;
-    const uint64_t* steps = nullptr;
+    const Steps* steps = nullptr;
 };
 
 template <class Isa>
-using DotRow = RowSums<Digit<Isa>>;
+using DotRow = RowSums<Digit<Isa>, HighSteps<Isa::kDotRows>>;
 
 // Calls a microkernel of the Isa with the number of rows as a constant.
 template <class Isa, int kRows>

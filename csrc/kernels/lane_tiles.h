@@ -9,9 +9,10 @@ namespace {
 constexpr int kMostBlocks = 4;  // of 16 rows, which share a broadcast
 constexpr int kColumns = Avx512Vnni::kColumns;
 
-// Fewer rows fill a block of a panel better than the lanes; more repay the panels, whose outliers cost less.
+// Other few rows would leave too many lanes empty; many repay the panels, whose outliers cost less.
 bool lie_in_lanes(int64_t m) {
-    return m >= 11 && m <= kMostBlocks * kLanes;
+    const bool fill_one = m >= 13 && m <= kLanes, fill_more = m > Avx512Vnni::kFewRows;
+    return fill_one || (fill_more && m <= kMostBlocks * kLanes);
 }
 
 // Columns whose sums with some blocks stay in registers.

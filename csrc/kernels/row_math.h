@@ -20,20 +20,22 @@ constexpr float kMagnitudeMax = 32767.0f;  // scale of the automatic rule's inte
 constexpr int64_t kAutoFactor = 8;         // an outlier exceeds this many times the mean magnitude
 
 // Rows as the loops below read them: an element as a float, widened again in each loop, which costs less than
-// to store it, and its magnitude as an integer as wide as the element. Magnitudes order like these, and NaN
-// and infinity come last.
+// to store it, its magnitude, and this as an integer as wide as the element. Magnitudes order like these, and
+// NaN and infinity come last.
 struct FloatRow {
     using Magnitude = int32_t;
     static constexpr int kShift = 0;  // from a magnitude to the bits of a float
     LLMINT8_INLINE float operator[](int64_t i) const { return x[i]; }
-    LLMINT8_INLINE int32_t magnitude(int64_t i) const { return magnitude_bits(x[i]); }
+    LLMINT8_INLINE float magnitude(int64_t i) const { return llmint8::magnitude(x[i]); }
+    LLMINT8_INLINE int32_t bits(int64_t i) const { return magnitude_bits(x[i]); }
     const float* x;
 };
 struct BfloatRow {
     using Magnitude = int16_t;
     static constexpr int kShift = 16;
     LLMINT8_INLINE float operator[](int64_t i) const { return bfloat_to_float(x[i]); }
-    LLMINT8_INLINE int16_t magnitude(int64_t i) const { return static_cast<int16_t>(x[i] & 0x7fff); }
+    LLMINT8_INLINE float magnitude(int64_t i) const { return bfloat_to_float(x[i] & 0x7fff); }
+    LLMINT8_INLINE int16_t bits(int64_t i) const { return static_cast<int16_t>(x[i] & 0x7fff); }
     const uint16_t* x;
 };
 
@@ -50,7 +52,7 @@ inline Largest largest_by_bound(Row x, int64_t k, int32_t bound_bits) {
     const auto bound = static_cast<Magnitude>((bound_bits >> Row::kShift) + ((bound_bits & below) != 0));
     Magnitude all = 0, normal = 0;
     for (int64_t i = 0; i < k; ++i) {
-        const Magnitude bits = x.magnitude(i), kept = bits < bound ? bits : Magnitude{0};
+        const Magnitude bits = x.bits(i), kept = bits < bound ? bits : Magnitude{0};
         all = bits > all ? bits : all;
         normal = kept > normal ? kept : normal;
     }
@@ -62,7 +64,7 @@ inline int32_t largest_bits(Row x, int64_t k) {
     using Magnitude = typename Row::Magnitude;
     Magnitude largest = 0;
     for (int64_t i = 0; i < k; ++i) {
-        const Magnitude bits = x.magnitude(i);
+        const Magnitude bits = x.bits(i);
         largest = bits > largest ? bits : largest;
     }
     return largest << Row::kShift;
@@ -77,9 +79,9 @@ inline int32_t automatic_bound(Row x, int64_t k, float amax) {
     int64_t sum = 0;
     for (int64_t begin = 0; begin < k; begin += 32768) {  // 32768 * 32767 fits int32, which vectorises
         const int64_t end = begin + 32768 < k ? begin + 32768 : k;
-        int32_t part = 0;
-        for (int64_t i = begin; i < end; ++i) part += round_half_even(magnitude(x[i]) * factor);
-        sum += part;
+        uint32_t part = 0;
+        for (int64_t i = begin; i < end; ++i) part += round_to_bits(x.magnitude(i) * factor);
+        sum += rounded_sum(part, end - begin);
     }
     const auto most = static_cast<int32_t>(kAutoFactor * sum / k);
     if (most >= static_cast<int32_t>(kMagnitudeMax)) return to_bits(std::numeric_limits<float>::infinity());
@@ -93,13 +95,13 @@ inline int32_t automatic_bound(Row x, int64_t k, float amax) {
 // q = rint(x * inverse) where no element is an outlier: one digit. Returns the sum.
 template <class Row>
 inline int32_t to_digits(Row x, int64_t k, float inverse, int8_t* lo) {
-    int32_t sum = 0;
+    uint32_t sum = 0;
     for (int64_t i = 0; i < k; ++i) {
-        const int32_t q = round_half_even(x[i] * inverse);
+        const uint32_t q = round_to_bits(x[i] * inverse);
         lo[i] = static_cast<int8_t>(q);
         sum += q;
     }
-    return sum;
+    return rounded_sum(sum, k);
 }
 
 // The same in two digits, q = lo + 256 * hi. Returns the sums. kLong: a row whose low digits may have too

@@ -1,6 +1,6 @@
-// Up to 64 rows on AVX-512 VNNI: 16 of them lie in the lanes of a register, four digits each, and meet the
-// weight as it lies in memory, a word of a column broadcast to all lanes. The weight is read once and never
-// copied, which so few rows would not repay.
+// 13 to 16 and 25 to 64 rows on AVX-512 VNNI: 16 of them lie in the lanes of a register, four digits each,
+// and meet the weight as it lies in memory, a word of a column broadcast to all lanes. The weight is read
+// once and never copied, which so few rows would not repay.
 //
 // vpdpbusd broadcasts its signed operand. Low digits are the unsigned one: 128 is added when they are stored,
 // which the sum of a column's codes undoes. In slots, words of the weight are moved to the lanes of the rows

@@ -86,7 +86,7 @@ def test_large_sums_of_a_few_outliers(native: Native, m: int, k: int) -> None:
     check(native, Case(x, weight, torch.rand(35), torch.rand(35), 6.0))
 
 
-@pytest.mark.parametrize("m", [1, 3, 8, 16, 64, 70])
+@pytest.mark.parametrize("m", [1, 3, 8, 16, 22, 64, 70])
 @pytest.mark.parametrize("k", [576, 4096])
 @pytest.mark.parametrize("outliers", [6, 511, 512, 530])
 def test_sums_that_an_int32_just_holds(native: Native, m: int, k: int, outliers: int) -> None:
@@ -101,7 +101,7 @@ def test_sums_that_an_int32_just_holds(native: Native, m: int, k: int, outliers:
     check(native, Case(x, weight, torch.rand(35), torch.rand(35), 6.0))
 
 
-@pytest.mark.parametrize("m", [1, 3, 8, 16, 64, 70])
+@pytest.mark.parametrize("m", [1, 3, 8, 16, 22, 64, 70])
 @pytest.mark.parametrize("large", [1000, 1032, 1033, 1100, 1900])
 def test_sums_that_a_float_just_holds(native: Native, m: int, large: int) -> None:
     """Low sums that are rounded to a float, and once more when 256 high ones are added."""
@@ -113,7 +113,7 @@ def test_sums_that_a_float_just_holds(native: Native, m: int, large: int) -> Non
     check(native, Case(x.bfloat16(), -weight, torch.ones(99), None, 6.0))
 
 
-@pytest.mark.parametrize("m", [11, 16, 40, 64])
+@pytest.mark.parametrize("m", [13, 16, 40, 64])
 @pytest.mark.parametrize("k", [128, 130, 131, 132, 260, 576])
 def test_outliers_in_columns_that_rows_share(native: Native, m: int, k: int) -> None:
     """In the last word too, which may not be a whole one; and what only some rows have among them."""
@@ -143,6 +143,21 @@ def test_outliers_in_columns_of_each_row(native: Native, m: int, k: int, apart: 
         check(native, Case(x, weight, torch.rand(37), None, 6.0))
         x[m // 2].clamp_(-4, 4)
         check(native, Case(x, weight, torch.rand(37), torch.rand(37), 6.0))
+
+
+@pytest.mark.parametrize("m", [3, 6, 12, 24])
+@pytest.mark.parametrize("k", [200, 577, 4096])
+@pytest.mark.parametrize("share", [0.004, 0.02, 0.1, 0.5])
+def test_any_share_of_outliers(native: Native, m: int, k: int, share: float) -> None:
+    """So few that steps of 64 digits are folded into one, so many that none is, and all between."""
+    generator = torch.Generator().manual_seed(k)
+    weight = torch.randint(-127, 128, (37, k), generator=generator).to(torch.int8)
+    x = torch.randn(m, k, generator=generator).clamp(-4, 4)
+    x[torch.rand(m, k, generator=generator) < share] = -50.0
+    check(native, Case(x, weight, torch.rand(37), None, 6.0))
+    x[:, k // 2 :].clamp_(-4, 4)  # many in some steps, none in others
+    x[:, -1] = 60.0
+    check(native, Case(x, weight, torch.rand(37), None, 6.0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -182,7 +197,7 @@ def test_a_row_never_depends_on_its_batch(native: Native) -> None:
             assert same_bits(alone, batch[row : row + 1]), f"row {row} of {case}"
 
 
-@pytest.mark.parametrize("m", [3, 12, 16, 70])
+@pytest.mark.parametrize("m", [3, 12, 16, 24, 70])
 def test_threads_do_not_change_bits(native: Native, m: int) -> None:
     """Also where they share the rows of a block that is alone."""
     threads = torch.get_num_threads()
