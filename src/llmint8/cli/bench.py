@@ -39,7 +39,7 @@ _QUICK_BUDGET = 0.2
 #: Sides of the square product that gives the int8 limit.
 _PEAK_SIZE, _QUICK_PEAK_SIZE = 4096, 2048
 #: Timings of each candidate on a layer.
-_ROUNDS = 100
+_ROUNDS = 300
 _MODEL = Settings(batches=(1, 8), prompt_tokens=512, new_tokens=64, rounds=5, budget=120.0)
 _QUICK_MODEL = Settings(batches=(1,), prompt_tokens=128, new_tokens=16, rounds=3, budget=20.0)
 
