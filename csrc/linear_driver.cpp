@@ -44,14 +44,14 @@ struct Group {
     int64_t most_outliers = 0;
 };
 
-// The digits of some columns of a row, and their sums.
+// The digits of some columns of a row, and their sums. hi: null if all are zero.
 RowScale gather(const int32_t* columns, int64_t p, const int8_t* lo, const int8_t* hi, int8_t* own_lo,
                 int8_t* own_hi) {
     RowScale sums{0.0f, 0, 0, false, true};
     int64_t lo_magnitudes = 0, hi_magnitudes = 0;
     for (int64_t i = 0; i < p; ++i) {
         own_lo[i] = lo[columns[i]];
-        own_hi[i] = hi[columns[i]];
+        own_hi[i] = hi != nullptr ? hi[columns[i]] : int8_t{0};
         sums.lo_sum += own_lo[i];
         sums.hi_sum += own_hi[i];
         sums.has_high |= own_hi[i] != 0;
@@ -80,18 +80,17 @@ class BlockQuantizer {
 
     void run() {
         if (is_alone()) {
-            parallel_for(most_, row_grain_, threads_, [&](int64_t begin, int64_t end, int thread) {
-                quantize(begin, begin, end, thread, 0);
-            });
+            parallel_for(most_, row_grain_, threads_,
+                         [&](int64_t begin, int64_t end, int thread) { quantize(0, begin, end, thread, 0); });
             return store(0, 0);
         }
-        parallel_for(
-            group_.rows.blocks(), block_grain_, threads_, [&](int64_t begin, int64_t end, int thread) {
-                for (int64_t b = begin; b < end; ++b) {
-                    quantize(group_.rows.block_begin(b), 0, group_.rows.block_rows(b), thread, thread);
-                    store(b, thread);
-                }
-            });
+        parallel_for(group_.rows.blocks(), block_grain_, threads_,
+                     [&](int64_t begin, int64_t end, int thread) {
+                         for (int64_t b = begin; b < end; ++b) {
+                             quantize(b, 0, group_.rows.block_rows(b), thread, thread);
+                             store(b, thread);
+                         }
+                     });
     }
 
   private:
@@ -101,31 +100,45 @@ class BlockQuantizer {
                           : thread_count(group_.rows.blocks(), block_grain_, threads_);
     }
 
-    // Rows of x from `row` on to rows [begin, end) of the memory of a thread, the owner.
-    void quantize(int64_t row, int64_t begin, int64_t end, int thread, int owner) const {
-        for (int64_t r = begin; r < end; ++r, ++row) {
-            scratch_.scales(owner)[r] =
-                source_.quantize(row, scratch_.widened(thread), scratch_.lo(owner) + r * scratch_.k,
-                                 scratch_.hi(owner) + r * scratch_.k);
+    // Digits of the rows of a block, one row after the other.
+    struct Digits {
+        int8_t *lo, *hi;
+    };
+
+    // Where they are written: at once to where they will lie, or to the memory of a thread, the owner.
+    Digits digits(int64_t b, int owner) const {
+        int8_t *const lo = group_.rows.plain_low(b), *const hi = group_.rows.plain_high(b);
+        return {lo != nullptr ? lo : scratch_.lo(owner), hi != nullptr ? hi : scratch_.hi(owner)};
+    }
+
+    // Rows [begin, end) of a block.
+    void quantize(int64_t b, int64_t begin, int64_t end, int thread, int owner) const {
+        const Digits to = digits(b, owner);
+        const int64_t first = group_.rows.block_begin(b), k = scratch_.k;
+        for (int64_t r = begin; r < end; ++r) {
+            group_.rows.set_scale(first + r, source_.quantize(first + r, scratch_.widened(thread),
+                                                              to.lo + r * k, to.hi + r * k));
         }
     }
 
-    // A block of such rows, and its columns with second digits.
+    // Such a block, and its columns with second digits.
     void store(int64_t b, int thread) {
         QuantizedRows& rows = group_.rows;
-        const int8_t *lo = scratch_.lo(thread), *hi = scratch_.hi(thread);
-        rows.store(b, lo, hi, scratch_.scales(thread), reinterpret_cast<uint8_t*>(scratch_.widened(thread)));
+        const Digits from = digits(b, thread);
+        const int64_t first = rows.block_begin(b), count = rows.block_rows(b), k = scratch_.k;
+        const auto has_high = [&](int64_t r) { return rows.row(first + r).scale.has_high; };
+        rows.store(b, from.lo, from.hi, reinterpret_cast<uint8_t*>(scratch_.widened(thread)));
         size_t next = 0;
         for (const LinearCall& call : group_.calls) {
             if (call.p == 0) continue;
+            QuantizedRows& own = group_.outlier_rows[next++];
             int8_t *own_lo = own_.lo(thread), *own_hi = own_.hi(thread);
-            for (int64_t r = 0; r < rows.block_rows(b); ++r) {
-                own_.scales(thread)[r] =
-                    gather(call.outlier_cols, call.p, lo + r * scratch_.k, hi + r * scratch_.k,
-                           own_lo + r * padded(call.p), own_hi + r * padded(call.p));
+            for (int64_t r = 0; r < count; ++r) {
+                own.set_scale(first + r, gather(call.outlier_cols, call.p, from.lo + r * k,
+                                                has_high(r) ? from.hi + r * k : nullptr,
+                                                own_lo + r * padded(call.p), own_hi + r * padded(call.p)));
             }
-            group_.outlier_rows[next++].store(b, own_lo, own_hi, own_.scales(thread),
-                                              reinterpret_cast<uint8_t*>(own_.widened(thread)));
+            own.store(b, own_lo, own_hi, reinterpret_cast<uint8_t*>(own_.widened(thread)));
         }
     }
 
@@ -175,7 +188,9 @@ void quantize_rows(const KernelTable& kernels, int threads, int dtype, int64_t m
     parallel_for(m, grain, threads, [&](int64_t begin, int64_t end, int thread) {
         int8_t *lo = scratch.lo(thread), *hi = scratch.hi(thread);
         for (int64_t row = begin; row < end; ++row) {
-            row_scale[row] = source.quantize(row, scratch.widened(thread), lo, hi).scale;
+            const RowScale scale = source.quantize(row, scratch.widened(thread), lo, hi);
+            row_scale[row] = scale.scale;
+            if (!scale.has_high) std::memset(hi, 0, static_cast<size_t>(k));
             for (int64_t i = 0; i < k; ++i) q[row * k + i] = static_cast<int16_t>(lo[i] + 256 * hi[i]);
         }
     });

@@ -92,7 +92,7 @@ int64_t QuantizedRows::list_units(const int8_t* digits, uint16_t* index) const {
 // them.
 int64_t QuantizedRows::choose_form(Block& block, const int8_t* hi, uint8_t* used, uint16_t* shared,
                                    uint8_t* to) {
-    if (layout_.own_cost >= kNever && layout_.shared_cost >= kNever) return 0;
+    if (!lists_units()) return 0;
     const int64_t units = padded_k_ / unit_;
     std::memset(used, 0, static_cast<size_t>(units));
     int64_t total = 0, most = 0, count = 0;
@@ -158,7 +158,7 @@ template <class Digit>
 void QuantizedRows::interleave(const int8_t* from, int64_t rows, Digit* to) const {
     const int64_t stride = room(rows);
     if (stride == 1) {
-        copy_digits(from, padded_k_, to);
+        if (static_cast<const void*>(from) != to) copy_digits(from, padded_k_, to);
     } else if (layout_.group_bytes == kWordBytes) {
         interleave_words(from, rows, stride, padded_k_, layout_.lanes > 0 ? 0x80808080u : 0, to);
     } else {
@@ -187,15 +187,19 @@ uint8_t* QuantizedRows::high(int64_t b) const {
     return low(b) + (layout_.lanes > 0 ? blocks_ * (bytes + kSkew) : bytes);
 }
 
-void QuantizedRows::store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales,
-                          uint8_t* scratch) {
+void QuantizedRows::store(int64_t b, const int8_t* lo, int8_t* hi, uint8_t* scratch) {
     Block& block = block_[b];
     block = {block_begin(b), block_rows(b), nullptr, High::kNone, {}};
-    bool joint = layout_.joins;
-    for (int64_t r = 0; r < block.rows; ++r) {
-        row_[block.begin + r] = {scales[r], {}};
-        joint = joint && scales[r].joint;
-        if (scales[r].has_high) block.high = High::kWhole;  // or another form
+    // Scales are read a field at a time: whoever wrote one just now did so in halves, and a load of both
+    // waits until all that was written before is in the cache.
+    Row* const row = row_ + block.begin;
+    const auto scales = [&](const auto& is) { return std::all_of(row, row + block.rows, is); };
+    bool joint = layout_.joins && scales([](const Row& r) { return r.scale.joint; });
+    if (!scales([](const Row& r) { return !r.scale.has_high; })) {
+        block.high = High::kWhole;  // or another form
+        for (int64_t r = 0; r < block.rows; ++r) {
+            if (!row[r].scale.has_high) std::memset(hi + r * padded_k_, 0, static_cast<size_t>(padded_k_));
+        }
     }
     if (layout_.digit_bytes == 1) {
         store_digits<int8_t>(block, lo, hi, scratch, low(b), high(b));
@@ -203,7 +207,7 @@ void QuantizedRows::store(int64_t b, const int8_t* lo, const int8_t* hi, const R
         store_digits<int16_t>(block, lo, hi, scratch, low(b), high(b));
     }
     joint = joint && (block.high != High::kWhole || layout_.rows_per_block == 1);
-    for (int64_t r = 0; r < block.rows; ++r) row_[block.begin + r].scale.joint = joint;
+    for (int64_t r = 0; r < block.rows; ++r) row[r].scale.joint = joint;
 }
 
 }  // namespace llmint8

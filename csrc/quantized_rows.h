@@ -126,11 +126,24 @@ class QuantizedRows {
     }
     int64_t block_rows(int64_t b) const { return m_ / blocks_ + (b < m_ % blocks_ ? 1 : 0); }
 
-    // Take over a block whose rows were quantised into plain digits [rows][padded_k], padded with zeros.
-    // scratch: 2 * padded_k bytes.
-    void store(int64_t b, const int8_t* lo, const int8_t* hi, const RowScale* scales, uint8_t* scratch);
+    // Where the digits of a block may be written before it is stored, and stay; null where they take another
+    // form.
+    int8_t* plain_low(int64_t b) const { return is_plain() ? reinterpret_cast<int8_t*>(low(b)) : nullptr; }
+    int8_t* plain_high(int64_t b) const {
+        return is_plain() && !lists_units() ? reinterpret_cast<int8_t*>(high(b)) : nullptr;
+    }
+
+    // Of a row, before its block is stored.
+    void set_scale(int64_t r, const RowScale& scale) { row_[r] = {scale, {}}; }
+
+    // Take over a block whose rows were quantised into plain digits [rows][padded_k], padded with zeros. High
+    // ones of a row that has none are set to zero where others have some. scratch: 2 * padded_k bytes.
+    void store(int64_t b, const int8_t* lo, int8_t* hi, uint8_t* scratch);
 
   private:
+    bool is_plain() const { return layout_.rows_per_block == 1 && layout_.digit_bytes == 1; }
+    // Whether high digits may be listed.
+    bool lists_units() const { return layout_.own_cost < kNever || layout_.shared_cost < kNever; }
     // Rows whose room a block takes.
     int64_t room(int64_t rows) const { return layout_.lanes > 0 ? layout_.lanes : rows; }
     int64_t row_bytes() const { return padded_k_ * layout_.digit_bytes; }
