@@ -19,16 +19,17 @@ class FewRows {
         const auto lo = [&](int64_t row) { return digits(rows.block(row).lo); };
         const auto hi = [&](int64_t row) { return digits(rows.block(row).units.digits); };
         for (int64_t row = 0; row < rows.m(); ++row) {
-            if (is_joint(row) && !beside) pass_[passes_++] = {lo(row), sums.low[row], hi(row)};
+            if (is_joint(row) && !beside) pass_[passes_++] = {lo(row), sums.low[row], hi(row), nullptr};
         }
         ends_[0] = passes_;
         for (int64_t row = 0; row < rows.m(); ++row) {
-            if (!is_joint(row) || beside) pass_[passes_++] = {lo(row), sums.low[row]};
-            if (is_whole(row) && beside) pass_[passes_++] = {hi(row), sums.high[row]};
+            if (!is_joint(row) || beside) pass_[passes_++] = {lo(row), sums.low[row], nullptr, nullptr};
+            if (is_whole(row) && beside) pass_[passes_++] = {hi(row), sums.high[row], nullptr, nullptr};
         }
         ends_[1] = passes_;
         for (int64_t row = 0; !beside && row < rows.m(); ++row) {
-            if (is_whole(row) && !is_joint(row)) pass_[passes_++] = {nullptr, sums.high[row], hi(row)};
+            if (is_whole(row) && !is_joint(row))
+                pass_[passes_++] = {nullptr, sums.high[row], hi(row), nullptr};
         }
         ends_[2] = passes_;
         int64_t sets = 0, reads = 0, reads_again = 0;

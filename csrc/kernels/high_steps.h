@@ -16,10 +16,10 @@ struct Fold {
         int64_t at;       // of k: what lies at the first of all places
     };
 
+    alignas(64) int8_t digits[kRows][kPadding];
     uint64_t taken;
     int64_t parts;
     Part part[kPadding];
-    alignas(64) int8_t digits[kRows][kPadding];
 };
 
 // Of up to kRows rows of int8 digits.
@@ -31,7 +31,7 @@ struct HighSteps {
     template <class Nonzero>
     void set(const int8_t* const* rows, int64_t count, int64_t k, const Nonzero& nonzero) {
         folds = reads = 0;
-        for (uint64_t& word : whole) word = 0;
+        for (int64_t at = 0; at < k; at += 64 * kPadding) whole[at / kPadding / 64] = 0;
         for (int64_t at = 0; at < k; at += kPadding) {
             uint64_t places = 0;
             for (int64_t r = 0; r < count; ++r) places |= nonzero(rows[r] + at);
@@ -45,8 +45,8 @@ struct HighSteps {
     bool meets_first;  // these rows meet a tile of the weight before others, and ask for what comes after it
     int64_t reads;     // steps that hold any
     int64_t folds;
-    Fold<kRows> fold[kMostFolds];
     uint64_t whole[kMaxK / kPadding / 64];  // steps that were not folded, a bit each
+    Fold<kRows> fold[kMostFolds];
 
   private:
     static constexpr int kMostPlaces = 16;  // of a step that may find others to share a fold

@@ -44,8 +44,8 @@ template <class Digit, class Steps>
 struct RowSums {
     const Digit* digits;
     int32_t* sums;
-    const Digit* first = nullptr;
-    const Steps* steps = nullptr;
+    const Digit* first;
+    const Steps* steps;
 };
 
 template <class Isa>
