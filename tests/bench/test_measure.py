@@ -17,6 +17,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(peers, "installed", list)
     real = limits.measure_limits
     monkeypatch.setattr(measure, "measure_limits", lambda size: real(1 << 16, size, 1))
+    monkeypatch.setattr(measure, "MemoryReader", lambda nbytes: limits.MemoryReader(1 << 16))
     monkeypatch.setattr(measure, "extra_memory", lambda points: [10 * m for _, _, m in points])
 
 
@@ -30,6 +31,7 @@ def test_every_shape_with_every_number_of_rows(tiny):
         assert {*point.seconds, *point.failures} == {*found.names()}
         assert {name for name in found.names() if name not in point.seconds} <= {"torch._int_mm"}
         assert all(seconds > 0 for seconds in point.seconds.values())
+        assert point.bytes_per_second > 0
     assert found.limits.bytes_per_second > 0
     assert found.limits.operations_per_second > 0
 

@@ -34,6 +34,11 @@ def test_the_limit_that_binds(m, seconds, binds):
     assert benchmark.limit_share(benchmark.points[0]) == (seconds / 2, binds)
 
 
+def test_memory_as_fast_as_it_was_at_the_point():
+    slow = Point(10, 10, 5, SECONDS, bytes_per_second=50.0)
+    assert Benchmark({}, LIMITS, [slow]).limit_share(slow) == (1.0, "memory")
+
+
 def test_the_better_measurement_of_a_limit_counts():
     assert Limits(1.0, 4.0).best(Limits(2.0, 3.0)) == Limits(2.0, 4.0)
 
@@ -44,7 +49,7 @@ def test_names_keep_their_order_and_count_what_failed():
 
 
 def test_as_json_everything_is_there():
-    point = Point(10, 20, 3, SECONDS, {"torchao": "TypeError: no"}, extra_bytes=77)
+    point = Point(10, 20, 3, SECONDS, {"torchao": "TypeError: no"}, extra_bytes=77, bytes_per_second=50.0)
     given = Benchmark({"cpu": "x"}, LIMITS, [point]).to_dict()
     assert json.loads(json.dumps(given)) == {
         "environment": {"cpu": "x"},
@@ -56,8 +61,9 @@ def test_as_json_everything_is_there():
                 "m": 3,
                 "seconds": SECONDS,
                 "failures": {"torchao": "TypeError: no"},
-                "limit_seconds": 2.0,
+                "limit_seconds": 4.0,
                 "limit": "memory",
+                "bytes_per_second": 50.0,
                 "extra_bytes": 77,
                 "extra_bytes_bound": 4 * (30 + 60) + 2**20,
             }

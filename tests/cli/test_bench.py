@@ -95,8 +95,8 @@ def test_defaults_and_quick(run, asked):
     run("bench", code=0)
     run("bench", "--quick", code=0)
     shapes = ((576, 1536), (2048, 2048), (4096, 4096), (4096, 11008))
-    assert asked[0] == (shapes, (1, 4, 16, 64, 128, 512), 100, 0.5, 4096)
-    assert asked[1] == (shapes[:2], (1, 16, 128), 100, 0.2, 2048)
+    assert asked[0] == (shapes, (1, 4, 16, 64, 128, 512), 300, 0.5, 4096)
+    assert asked[1] == (shapes[:2], (1, 16, 128), 300, 0.2, 2048)
 
 
 def test_options(run, asked):

@@ -42,15 +42,24 @@ def measure_limits(nbytes: int = 512 << 20, size: int = 4096, passes: int = 5) -
     nbytes: read from memory, far more than the caches hold. size: of the square int8 product.
     """
     with torch.inference_mode():
-        return Limits(_bandwidth(nbytes, passes), _int8_peak(size, passes))
+        return Limits(MemoryReader(nbytes).bytes_per_second(passes), _int8_peak(size, passes))
 
 
-def _bandwidth(nbytes: int, passes: int) -> float:
-    # As weights lie; written, or every page would be the zero page.
-    buffer = memory.zeros((nbytes // 8,), torch.int64).fill_(1)
-    octets = buffer.view(torch.int8)
-    # The two reductions that torch reads with at the speed of memory; which is faster depends on the CPU.
-    return buffer.nbytes / _fastest([buffer.sum, octets.max], passes)
+class MemoryReader:
+    """Reads memory as weights lie in it.
+
+    nbytes: far more than the caches hold.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        # Written, or every page would be the zero page.
+        self._words = memory.zeros((nbytes // 8,), torch.int64).fill_(1)
+
+    def bytes_per_second(self, passes: int) -> float:
+        """The best of several passes."""
+        octets = self._words.view(torch.int8)
+        # The two reductions that torch reads with at the speed of memory; which is faster depends on the CPU.
+        return self._words.nbytes / _fastest([self._words.sum, octets.max], passes)
 
 
 def _int8_peak(size: int, passes: int) -> float:

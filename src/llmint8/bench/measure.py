@@ -15,11 +15,14 @@ import torch
 from llmint8 import backends
 from llmint8.bench import peers
 from llmint8.bench.candidates import Layer
-from llmint8.bench.limits import measure_limits
+from llmint8.bench.limits import MemoryReader, measure_limits
 from llmint8.bench.memory import extra_memory
 from llmint8.bench.result import Benchmark, Point
-from llmint8.bench.timing import take_turns
+from llmint8.bench.timing import CACHES, take_turns
 from llmint8.errors import LLMInt8Error
+
+#: Over memory, before each point and after it: shared machines give now more of its speed, now less.
+_PASSES = 3
 
 
 def run_benchmark(
@@ -37,14 +40,17 @@ def run_benchmark(
     """
     total = len(shapes) * len(rows) + 3
     limits = measure_limits(size=peak_size)
+    reader = MemoryReader(CACHES)
     step(1, total)
     points: list[Point] = []
     for k, n in shapes:
         layer = Layer(k, n)
         for m in rows:
             with torch.inference_mode():
+                before = reader.bytes_per_second(_PASSES)
                 seconds, failures = take_turns(layer.candidates(m), rounds, budget)
-            points.append(Point(k, n, m, seconds, {**layer.failures, **failures}))
+                speed = max(before, reader.bytes_per_second(_PASSES))
+            points.append(Point(k, n, m, seconds, {**layer.failures, **failures}, bytes_per_second=speed))
             step(1 + len(points), total)
     about = environment()
     try:

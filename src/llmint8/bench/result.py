@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmint8.bench.candidates import FLOATS, OURS
@@ -25,6 +25,7 @@ class Point:
 
     seconds: the median of each candidate. failures: why another one has none.
     extra_bytes: peak memory of one call of ours beyond what lay there; None if it was not measured.
+    bytes_per_second: at which memory was read just before and after; None if that was not measured.
     """
 
     k: int
@@ -33,6 +34,7 @@ class Point:
     seconds: dict[str, float]
     failures: dict[str, str] = field(default_factory=dict)
     extra_bytes: int | None = None
+    bytes_per_second: float | None = None
 
     def ratio(self, name: str, base: str = OURS) -> float | None:
         """Time of a candidate over that of another: above 1, `base` is faster. None without a time."""
@@ -61,8 +63,14 @@ class Benchmark:
 
     def limit_share(self, point: Point) -> tuple[float, str]:
         """The least time that the binding limit allows over ours, and which one binds: "memory" or "int8"."""
-        seconds, binds = self.limits.seconds(point.k, point.n, point.m)
+        seconds, binds = self._limit(point)
         return seconds / point.seconds[OURS], binds
+
+    def _limit(self, point: Point) -> tuple[float, str]:
+        limits = self.limits
+        if point.bytes_per_second is not None:
+            limits = replace(limits, bytes_per_second=point.bytes_per_second)
+        return limits.seconds(point.k, point.n, point.m)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; times in seconds, sizes in bytes."""
@@ -76,7 +84,7 @@ class Benchmark:
         }
 
     def _point(self, point: Point) -> dict[str, Any]:
-        seconds, binds = self.limits.seconds(point.k, point.n, point.m)
+        seconds, binds = self._limit(point)
         return {
             "k": point.k,
             "n": point.n,
@@ -85,6 +93,7 @@ class Benchmark:
             "failures": point.failures,
             "limit_seconds": seconds,
             "limit": binds,
+            "bytes_per_second": point.bytes_per_second,
             "extra_bytes": point.extra_bytes,
             "extra_bytes_bound": bound(point.k, point.n, point.m),
         }
