@@ -80,53 +80,62 @@ QuantizedRows::QuantizedRows(int64_t m, int64_t k, const DigitLayout& layout)
     row_ = reinterpret_cast<Row*>(digits_ + digits + block_bytes);
 }
 
-int64_t QuantizedRows::list_units(const int8_t* digits, uint16_t* index) const {
-    if (layout_.list_words != nullptr) return layout_.list_words(digits, padded_k_, index);
-    int64_t count = 0;
-    for_each_unit(digits, padded_k_, unit_, [&](int64_t u) { index[count++] = static_cast<uint16_t>(u); });
-    return count;
+void QuantizedRows::mark_units(const int8_t* digits, uint32_t* masks) const {
+    if (layout_.mark_words != nullptr) return layout_.mark_words(digits, padded_k_, masks);
+    std::fill_n(masks, this->masks(), 0);
+    for_each_unit(digits, padded_k_, unit_, [&](int64_t u) { masks[u / 32] |= uint32_t{1} << u % 32; });
 }
 
-// Lists the units of each row of a block that hold a high digit, in the second half of what the row takes
-// from `to` on, and those of all rows (shared, as many as are returned); and chooses the cheapest form for
-// them.
-int64_t QuantizedRows::choose_form(Block& block, const int8_t* hi, uint8_t* used, uint16_t* shared,
-                                   uint8_t* to) {
-    if (!lists_units()) return 0;
-    const int64_t units = padded_k_ / unit_;
-    std::memset(used, 0, static_cast<size_t>(units));
+// Marks the units of each row of a block that hold a high digit, and those of all rows, shared; and chooses
+// the cheapest form for them.
+void QuantizedRows::choose_form(Block& block, const int8_t* hi, uint32_t* shared, uint8_t* to) const {
+    if (!lists_units()) return;
+    std::fill_n(shared, masks(), 0);
     int64_t total = 0, most = 0, count = 0;
     for (int64_t r = 0; r < block.rows; ++r) {
-        Row& row = row_[block.begin + r];
-        if (!row.scale.has_high) continue;
-        auto* index = reinterpret_cast<uint16_t*>(to + r * row_bytes() + row_bytes() / 2);
-        row.units = {to + r * row_bytes(), index, list_units(hi + r * padded_k_, index)};
-        for (int64_t i = 0; i < row.units.count; ++i) used[index[i]] = 1;
-        total += row.units.count;
-        most = std::max(most, row.units.count);
+        if (!row_[block.begin + r].scale.has_high) continue;
+        uint32_t* const own = masks_of(to, r);
+        mark_units(hi + r * padded_k_, own);
+        int64_t units = 0;
+        for (int64_t i = 0; i < masks(); ++i) {
+            shared[i] |= own[i];
+            units += __builtin_popcount(own[i]);
+        }
+        total += units;
+        most = std::max(most, units);
     }
-    for (int64_t u = 0; u < units; ++u) {
-        shared[count] = static_cast<uint16_t>(u);
-        count += used[u];
-    }
+    for (int64_t i = 0; i < masks(); ++i) count += __builtin_popcount(shared[i]);
+    const int64_t units = padded_k_ / unit_;
     const double shared_cost = layout_.shared_cost * static_cast<double>(block.rows * count);
     const double own_cost = layout_.own_cost * static_cast<double>(total);
     double cost = static_cast<double>(block.rows * ((k_ + unit_ - 1) / unit_));
-    // A list and its digits must also fit where the whole row would lie.
+    // A list and its digits must also fit where the whole row would lie, and for a row's own beside its
+    // masks.
     if (block.rows > 1 && 4 * round_up(count, units_per_group()) <= 3 * units && shared_cost < cost)
         block.high = High::kShared, cost = shared_cost;
     if (2 * most <= units && own_cost < cost) block.high = High::kOwn;
-    return count;
+}
+
+// The units of a row that are marked, as a list. Returns their number.
+int64_t list_units(const uint32_t* masks, int64_t count, uint16_t* index) {
+    const uint16_t* const begin = index;
+    for (int64_t i = 0; i < count; ++i) {
+        for (uint32_t left = masks[i]; left != 0; left &= left - 1)
+            *index++ = static_cast<uint16_t>(32 * i + __builtin_ctz(left));
+    }
+    return index - begin;
 }
 
 template <class Digit>
 void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to) {
-    auto* shared = reinterpret_cast<uint16_t*>(scratch + padded_k_);
-    const int64_t count = choose_form(block, hi, scratch, shared, to);
+    auto* const shared = reinterpret_cast<uint32_t*>(scratch);
+    choose_form(block, hi, shared, to);
     if (block.high == High::kWhole) {
         block.units = {to, nullptr, padded_k_ / unit_};
         interleave(hi, block.rows, reinterpret_cast<Digit*>(to));
     } else if (block.high == High::kShared) {
+        auto* const listed = reinterpret_cast<uint16_t*>(scratch + padded_k_);
+        const int64_t count = list_units(shared, masks(), listed);
         const int64_t per_group = units_per_group(), groups = round_up(count, per_group) / per_group;
         const int64_t group = per_group * unit_;
         auto* digits = reinterpret_cast<Digit*>(to);
@@ -139,16 +148,19 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* scratch,
         for (int64_t i = 0; i < count; ++i) {
             Digit* at = digits + i / per_group * block.rows * group + i % per_group * unit_;
             for (int64_t r = 0; r < block.rows; ++r) {
-                copy_unit(hi + r * padded_k_ + shared[i] * unit_, unit_, at + r * group);
+                copy_unit(hi + r * padded_k_ + listed[i] * unit_, unit_, at + r * group);
             }
-            index[i] = shared[i];
+            index[i] = listed[i];
         }
     } else {
         for (int64_t r = 0; r < block.rows; ++r) {
-            const HighUnits& own = row_[block.begin + r].units;
-            auto* digits = reinterpret_cast<Digit*>(to + r * row_bytes());
-            for (int64_t i = 0; i < own.count; ++i) {
-                copy_unit(hi + r * padded_k_ + own.index[i] * unit_, unit_, digits + i * unit_);
+            Row& row = row_[block.begin + r];
+            if (!row.scale.has_high) continue;
+            auto* const digits = reinterpret_cast<Digit*>(to + r * row_bytes());
+            auto* const index = reinterpret_cast<uint16_t*>(to + r * row_bytes() + row_bytes() / 2);
+            row.units = {digits, index, list_units(masks_of(to, r), masks(), index)};
+            for (int64_t i = 0; i < row.units.count; ++i) {
+                copy_unit(hi + r * padded_k_ + index[i] * unit_, unit_, digits + i * unit_);
             }
         }
     }
@@ -190,12 +202,10 @@ uint8_t* QuantizedRows::high(int64_t b) const {
 void QuantizedRows::store(int64_t b, const int8_t* lo, int8_t* hi, uint8_t* scratch) {
     Block& block = block_[b];
     block = {block_begin(b), block_rows(b), nullptr, High::kNone, {}};
-    // Scales are read a field at a time: whoever wrote one just now did so in halves, and a load of both
-    // waits until all that was written before is in the cache.
     Row* const row = row_ + block.begin;
-    const auto scales = [&](const auto& is) { return std::all_of(row, row + block.rows, is); };
-    bool joint = layout_.joins && scales([](const Row& r) { return r.scale.joint; });
-    if (!scales([](const Row& r) { return !r.scale.has_high; })) {
+    const auto all = [&](const auto& is) { return std::all_of(row, row + block.rows, is); };
+    bool joint = layout_.joins && all([](const Row& r) { return r.scale.joint; });
+    if (!all([](const Row& r) { return !r.scale.has_high; })) {
         block.high = High::kWhole;  // or another form
         for (int64_t r = 0; r < block.rows; ++r) {
             if (!row[r].scale.has_high) std::memset(hi + r * padded_k_, 0, static_cast<size_t>(padded_k_));

@@ -69,9 +69,9 @@ struct DigitLayout {
     int64_t group_bytes;  // bytes of a row in a group: a word, or as many as rows are padded to
     // What a high unit costs the kernel, in those of the dense product: listed for a block or for a row.
     double shared_cost, own_cost;
-    // Which words of `count` int8 digits are not zero; null: no faster way than any unit's. Index has room
-    // for all.
-    int64_t (*list_words)(const int8_t* digits, int64_t count, uint16_t* index) = nullptr;
+    // Which words of `count` int8 digits are not zero, 32 bits at a time; null: no faster way than any
+    // unit's.
+    void (*mark_words)(const int8_t* digits, int64_t count, uint32_t* masks) = nullptr;
     bool joins = false;  // it adds joint sums up, but for those of a block whose high digits are whole
     // Rows in the lanes of a register, a block of them: a whole block takes the room of so many, its digits
     // are stored as unsigned bytes, 128 more, and the listed ones in slots. 0: none of this.
@@ -159,8 +159,14 @@ class QuantizedRows {
                       uint8_t* high);
     template <class Digit>
     void store_high(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to);
-    int64_t choose_form(Block& block, const int8_t* hi, uint8_t* used, uint16_t* shared, uint8_t* to);
-    int64_t list_units(const int8_t* digits, uint16_t* index) const;
+    void choose_form(Block& block, const int8_t* hi, uint32_t* shared, uint8_t* to) const;
+    void mark_units(const int8_t* digits, uint32_t* masks) const;
+    // Of the units of a row, in words of 32 bits.
+    int64_t masks() const { return (padded_k_ / unit_ + 31) / 32; }
+    // In the last quarter of what the high digits of row r of a block take from `to` on.
+    uint32_t* masks_of(uint8_t* to, int64_t r) const {
+        return reinterpret_cast<uint32_t*>(to + (r + 1) * row_bytes() - row_bytes() / 4);
+    }
 
     DigitLayout layout_;
     int64_t m_, k_, padded_k_, blocks_;

@@ -75,7 +75,7 @@ struct Amx : Avx512Vnni {
     static DigitLayout layout(int64_t m) {
         if (m <= kFewRows) return Avx512Vnni::layout(m);
         if (m <= kDirectRows) return {kTileRows, 1, kUnit, kWordBytes, kNever, kNever};
-        return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 40.0, list_words};
+        return {kMaxRows, 1, kUnit, kStepBytes, 2.2, 40.0, mark_words};
     }
 
     // No joint sums. In pieces of k: those of the rows stay in the first-level cache while the panels pass.

@@ -23,22 +23,17 @@ struct Avx512Vnni : WordBlocks<Avx512Vnni> {
 
     static DigitLayout layout(int64_t m) {
         DigitLayout layout = WordBlocks::layout(m);
-        layout.list_words = list_words;
+        layout.mark_words = mark_words;
         return layout;
     }
 
-    static int64_t list_words(const int8_t* digits, int64_t count, uint16_t* index) {
-        const __m512i step = _mm512_set1_epi32(16);
-        __m512i words = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        const uint16_t* const begin = index;
-        for (int64_t i = 0; i < count; i += 64, words = _mm512_add_epi32(words, step)) {
+    static void mark_words(const int8_t* digits, int64_t count, uint32_t* masks) {
+        const auto mark = [&](int64_t i) -> uint32_t {
             const __m512i some = _mm512_loadu_si512(digits + i);
-            const uint16_t nonzero = _mm512_test_epi32_mask(some, some);
-            const __m512i listed = _mm512_maskz_compress_epi32(nonzero, words);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(index), _mm512_cvtsepi32_epi16(listed));
-            index += __builtin_popcount(nonzero);
-        }
-        return index - begin;
+            return _mm512_test_epi32_mask(some, some);
+        };
+        for (int64_t i = 0; i < count; i += 128)
+            *masks++ = mark(i) | (i + 64 < count ? mark(i + 64) << 16 : 0);
     }
 
     // 64 digits of kRows rows, times the same codes of the four columns.

@@ -13,19 +13,6 @@ constexpr int64_t kSlotBytes = 2 * kLaneBytes;
 constexpr int64_t kWindowWords = kSlotWindow / kWordBytes;
 static_assert(kWindowWords == 32, "the words of a window are the bits of a mask");
 
-// Which words of `count` digits are not zero, a mask for each window.
-void mark_words(const int8_t* digits, int64_t count, uint32_t* masks) {
-    for (int64_t i = 0; i < count; i += kSlotWindow) {
-        const __m512i left = _mm512_loadu_si512(digits + i);
-        uint32_t mask = _mm512_test_epi32_mask(left, left);
-        if (i + 64 < count) {
-            const __m512i right = _mm512_loadu_si512(digits + i + 64);
-            mask |= static_cast<uint32_t>(_mm512_test_epi32_mask(right, right)) << 16;
-        }
-        masks[i / kSlotWindow] = mask;
-    }
-}
-
 // The slots that one window of a block needs.
 struct Window {
     // masks: of each row. words: those that k fills.
@@ -56,7 +43,7 @@ bool store_slots(const QuantizedRows& rows, const int8_t* hi, uint8_t* scratch, 
     for (int64_t r = 0; r < block.rows; ++r) {
         uint32_t* own = masks + r * windows;
         if (rows.row(block.begin + r).scale.has_high) {
-            mark_words(hi + r * padded_k, padded_k, own);
+            Avx512Vnni::mark_words(hi + r * padded_k, padded_k, own);
         } else {
             for (int64_t w = 0; w < windows; ++w) own[w] = 0;
         }
