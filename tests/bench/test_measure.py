@@ -66,3 +66,16 @@ def test_a_hopeless_candidate_for_a_limit_is_not_repeated(monkeypatch):
     monkeypatch.setattr(limits, "_seconds", seconds_of)
     assert limits._fastest(["fast", "slow"], 2) == 0.5
     assert ran == ["fast", "slow", "fast", "fast"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [(1, 16 << 20), (20 << 20, 20 << 20), (100 << 20, 32 << 20)],
+    ids=["few", "some", "many"],
+)
+def test_memory_is_read_in_pieces_that_take_turns(asked, read):
+    candidate, nbytes = limits.MemoryReader(64 << 20).candidate(asked)
+    pieces = [candidate.prepare().__self__ for _ in range(2)]
+    assert nbytes == read
+    assert [piece.nbytes for piece in pieces] == [read, read]
+    assert pieces[0].data_ptr() != pieces[1].data_ptr()

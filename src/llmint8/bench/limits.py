@@ -9,8 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from llmint8 import memory
+from llmint8.bench.timing import Candidate, rotate
 from llmint8.nn import Int8Linear
 from llmint8.numerics import CODE_MAX
+
+#: Bytes that take long enough to read that a call of torch is little beside it.
+_LEAST_PIECE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,23 @@ class MemoryReader:
         # Written, or every page would be the zero page.
         self._words = memory.zeros((nbytes // 8,), torch.int64).fill_(1)
 
+        # The two reductions that torch reads with at the speed of memory; which is faster depends on the CPU.
+        self._runs: list[Callable[[], object]] = [self._words.sum, self._words.view(torch.int8).max]
+
     def bytes_per_second(self, passes: int) -> float:
         """The best of several passes."""
-        octets = self._words.view(torch.int8)
-        # The two reductions that torch reads with at the speed of memory; which is faster depends on the CPU.
-        return self._words.nbytes / _fastest([self._words.sum, octets.max], passes)
+        return self._words.nbytes / _fastest(self._runs, passes)
+
+    def candidate(self, nbytes: int) -> tuple[Candidate, int]:
+        """What reads about so many bytes in turns with others, and how many it reads."""
+        words = min(max(nbytes, _LEAST_PIECE) // 8, len(self._words) // 2)
+        whole = [piece for piece in self._words.split(words) if len(piece) == words]
+        sum_seconds, max_seconds = (_seconds(run) for run in self._runs)
+        if sum_seconds <= max_seconds:
+            pieces = rotate(whole)
+            return Candidate(lambda: pieces().sum), 8 * words
+        octets = rotate([piece.view(torch.int8) for piece in whole])
+        return Candidate(lambda: octets().max), 8 * words
 
 
 def _int8_peak(size: int, passes: int) -> float:

@@ -21,8 +21,8 @@ from llmint8.bench.result import Benchmark, Point
 from llmint8.bench.timing import CACHES, take_turns
 from llmint8.errors import LLMInt8Error
 
-#: Over memory, before each point and after it: shared machines give now more of its speed, now less.
-_PASSES = 3
+#: Takes turns with the candidates: shared machines give now more of memory's speed, now less.
+_READING = "memory"
 
 
 def run_benchmark(
@@ -47,9 +47,9 @@ def run_benchmark(
         layer = Layer(k, n)
         for m in rows:
             with torch.inference_mode():
-                before = reader.bytes_per_second(_PASSES)
-                seconds, failures = take_turns(layer.candidates(m), rounds, budget)
-                speed = max(before, reader.bytes_per_second(_PASSES))
+                reading, nbytes = reader.candidate(k * n)
+                seconds, failures = take_turns({**layer.candidates(m), _READING: reading}, rounds, budget)
+            speed = nbytes / seconds.pop(_READING)
             points.append(Point(k, n, m, seconds, {**layer.failures, **failures}, bytes_per_second=speed))
             step(1 + len(points), total)
     about = environment()

@@ -25,7 +25,7 @@ class Point:
 
     seconds: the median of each candidate. failures: why another one has none.
     extra_bytes: peak memory of one call of ours beyond what lay there; None if it was not measured.
-    bytes_per_second: at which memory was read just before and after; None if that was not measured.
+    bytes_per_second: at which memory was read in turns with the candidates; None if that was not measured.
     """
 
     k: int
