@@ -86,10 +86,10 @@ void QuantizedRows::mark_units(const int8_t* digits, uint32_t* masks) const {
     for_each_unit(digits, padded_k_, unit_, [&](int64_t u) { masks[u / 32] |= uint32_t{1} << u % 32; });
 }
 
-// Marks the units of each row of a block that hold a high digit, and those of all rows, shared; and chooses
-// the cheapest form for them.
-void QuantizedRows::choose_form(Block& block, const int8_t* hi, uint32_t* shared, uint8_t* to) const {
-    if (!lists_units()) return;
+// Marks the units of each row of a block that hold a high digit, and those of all rows (shared, as many as
+// are returned); and chooses the cheapest form for them.
+int64_t QuantizedRows::choose_form(Block& block, const int8_t* hi, uint32_t* shared, uint8_t* to) const {
+    if (!lists_units()) return 0;
     std::fill_n(shared, masks(), 0);
     int64_t total = 0, most = 0, count = 0;
     for (int64_t r = 0; r < block.rows; ++r) {
@@ -114,6 +114,7 @@ void QuantizedRows::choose_form(Block& block, const int8_t* hi, uint32_t* shared
     if (block.rows > 1 && 4 * round_up(count, units_per_group()) <= 3 * units && shared_cost < cost)
         block.high = High::kShared, cost = shared_cost;
     if (2 * most <= units && own_cost < cost) block.high = High::kOwn;
+    return count;
 }
 
 // The units of a row that are marked, as a list. Returns their number.
@@ -129,17 +130,16 @@ int64_t list_units(const uint32_t* masks, int64_t count, uint16_t* index) {
 template <class Digit>
 void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to) {
     auto* const shared = reinterpret_cast<uint32_t*>(scratch);
-    choose_form(block, hi, shared, to);
+    const int64_t count = choose_form(block, hi, shared, to);
     if (block.high == High::kWhole) {
         block.units = {to, nullptr, padded_k_ / unit_};
         interleave(hi, block.rows, reinterpret_cast<Digit*>(to));
     } else if (block.high == High::kShared) {
-        auto* const listed = reinterpret_cast<uint16_t*>(scratch + padded_k_);
-        const int64_t count = list_units(shared, masks(), listed);
         const int64_t per_group = units_per_group(), groups = round_up(count, per_group) / per_group;
         const int64_t group = per_group * unit_;
         auto* digits = reinterpret_cast<Digit*>(to);
         auto* index = reinterpret_cast<uint16_t*>(to + groups * block.rows * layout_.group_bytes);
+        list_units(shared, masks(), index);
         block.units = {digits, index, count};
         if (groups * per_group > count) {
             std::memset(digits + (groups - 1) * block.rows * group, 0,
@@ -148,9 +148,8 @@ void QuantizedRows::store_high(Block& block, const int8_t* hi, uint8_t* scratch,
         for (int64_t i = 0; i < count; ++i) {
             Digit* at = digits + i / per_group * block.rows * group + i % per_group * unit_;
             for (int64_t r = 0; r < block.rows; ++r) {
-                copy_unit(hi + r * padded_k_ + listed[i] * unit_, unit_, at + r * group);
+                copy_unit(hi + r * padded_k_ + index[i] * unit_, unit_, at + r * group);
             }
-            index[i] = listed[i];
         }
     } else {
         for (int64_t r = 0; r < block.rows; ++r) {
@@ -203,9 +202,9 @@ void QuantizedRows::store(int64_t b, const int8_t* lo, int8_t* hi, uint8_t* scra
     Block& block = block_[b];
     block = {block_begin(b), block_rows(b), nullptr, High::kNone, {}};
     Row* const row = row_ + block.begin;
-    const auto all = [&](const auto& is) { return std::all_of(row, row + block.rows, is); };
-    bool joint = layout_.joins && all([](const Row& r) { return r.scale.joint; });
-    if (!all([](const Row& r) { return !r.scale.has_high; })) {
+    bool joint = layout_.joins;
+    for (int64_t r = 0; r < block.rows; ++r) joint = joint && row[r].scale.joint;
+    if (std::any_of(row, row + block.rows, [](const Row& r) { return r.scale.has_high; })) {
         block.high = High::kWhole;  // or another form
         for (int64_t r = 0; r < block.rows; ++r) {
             if (!row[r].scale.has_high) std::memset(hi + r * padded_k_, 0, static_cast<size_t>(padded_k_));

@@ -159,7 +159,7 @@ class QuantizedRows {
                       uint8_t* high);
     template <class Digit>
     void store_high(Block& block, const int8_t* hi, uint8_t* scratch, uint8_t* to);
-    void choose_form(Block& block, const int8_t* hi, uint32_t* shared, uint8_t* to) const;
+    int64_t choose_form(Block& block, const int8_t* hi, uint32_t* shared, uint8_t* to) const;
     void mark_units(const int8_t* digits, uint32_t* masks) const;
     // Of the units of a row, in words of 32 bits.
     int64_t masks() const { return (padded_k_ / unit_ + 31) / 32; }

@@ -16,8 +16,8 @@
 namespace llmint8 {
 namespace {
 
-constexpr float kRoundMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds |v| < 2^22 half to even
-constexpr uint32_t kRoundBits = 0x4b400000;
+constexpr float kRoundMagic = 12582912.0f;   // 1.5 * 2^23: adding it rounds |v| < 2^22 half to even
+constexpr uint32_t kRoundBits = 0x4b400000;  // of the same
 
 inline uint32_t to_bits(float value) {
     uint32_t bits;

@@ -27,7 +27,7 @@ inline float exponential_within(float x) {
     value = value * r + 0.1666651964187622f;
     value = value * r + 0.4999999403953552f;
     value = (value * (r * r) + r) + 1.0f;
-    const uint32_t power = (to_bits(scaled) - to_bits(kRoundMagic) + 127u) << 23;
+    const uint32_t power = (to_bits(scaled) - kRoundBits + 127u) << 23;
     return value * from_bits(power);
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from llmint8 import memory
 from llmint8.bench.timing import Candidate, rotate
@@ -59,23 +60,22 @@ class MemoryReader:
         # Written, or every page would be the zero page.
         self._words = memory.zeros((nbytes // 8,), torch.int64).fill_(1)
 
-        # The two reductions that torch reads with at the speed of memory; which is faster depends on the CPU.
-        self._runs: list[Callable[[], object]] = [self._words.sum, self._words.view(torch.int8).max]
-
     def bytes_per_second(self, passes: int) -> float:
         """The best of several passes."""
-        return self._words.nbytes / _fastest(self._runs, passes)
+        return self._words.nbytes / _fastest(_reductions(self._words), passes)
 
     def candidate(self, nbytes: int) -> tuple[Candidate, int]:
         """What reads about so many bytes in turns with others, and how many it reads."""
         words = min(max(nbytes, _LEAST_PIECE) // 8, len(self._words) // 2)
-        whole = [piece for piece in self._words.split(words) if len(piece) == words]
-        sum_seconds, max_seconds = (_seconds(run) for run in self._runs)
-        if sum_seconds <= max_seconds:
-            pieces = rotate(whole)
-            return Candidate(lambda: pieces().sum), 8 * words
-        octets = rotate([piece.view(torch.int8) for piece in whole])
-        return Candidate(lambda: octets().max), 8 * words
+        seconds = [_seconds(run) for run in _reductions(self._words)]
+        faster = seconds.index(min(seconds))
+        pieces = [piece for piece in self._words.split(words) if len(piece) == words]
+        return Candidate(rotate([_reductions(piece)[faster] for piece in pieces])), 8 * words
+
+
+def _reductions(words: Tensor) -> list[Callable[[], object]]:
+    """The two that torch reads with at the speed of memory; which is faster depends on the CPU."""
+    return [words.sum, words.view(torch.int8).max]
 
 
 def _int8_peak(size: int, passes: int) -> float:
